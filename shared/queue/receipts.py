@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -135,8 +136,7 @@ class _Memory:
         return limit
 
 
-@dataclass(frozen=True, slots=True)
-class _Added:
+class _Added(msgspec.Struct, frozen=True):
     """A body or mail to add, as `add` was given it, and when that was."""
 
     source: str

@@ -15,7 +15,8 @@ from services.ingest.hooks.signatures import Delivery, SignatureError
 from services.ingest.http.bodies import READING_ERRORS, read_whole
 from services.ingest.http.errors import ApiError, as_not_taken
 from services.ingest.http.operation import JSON, Body, Call, Operation, Parameter
-from services.ingest.http.responses import Answer, json_response
+from services.ingest.http.ready_answer import plain_answer
+from services.ingest.http.responses import Answer
 from shared.errors import QueueFullError, QueueUnavailableError
 
 # Meta sends up to 3 MB
@@ -24,7 +25,7 @@ _LONGEST_CHALLENGE = 1000
 _TRY_AGAIN_S = 10
 
 
-async def _take(call: Call) -> web.Response:
+async def _take(call: Call) -> web.StreamResponse:
     provider = _provider(call)
     call.note_no_more()
     outcome = "not_taken"
@@ -35,7 +36,7 @@ async def _take(call: Call) -> web.Response:
         raise
     finally:
         call.gateway.metrics.hook(provider, outcome)
-    return json_response(Answer())
+    return plain_answer(call)
 
 
 async def _keep(call: Call, provider: str) -> str:

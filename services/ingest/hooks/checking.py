@@ -39,6 +39,9 @@ class Genuine:
     once: Once | None = None
 
 
+_GENUINE = Genuine()
+
+
 class Hooks:
     """Checks requests of providers."""
 
@@ -66,10 +69,11 @@ class Hooks:
             return await self._check_sns(delivery)
         check = self._checks.get(provider)
         if check is None:
-            return Genuine()
+            return _GENUINE
         if len(delivery.body) > _LARGE_BYTES:
             return Genuine(once=await asyncio.to_thread(check, delivery))
-        return Genuine(once=check(delivery))
+        once = check(delivery)
+        return Genuine(once=once) if once is not None else _GENUINE
 
     async def _check_sns(self, delivery: Delivery) -> Genuine:
         message = await self._sns.check(delivery)

@@ -12,7 +12,6 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -28,8 +27,7 @@ _SENDGRID = "X-Twilio-Email-Event-Webhook-"
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """A provider's request: its headers (names in any case), its body as it arrived, and when, in Unix seconds."""
 
     headers: Mapping[str, str]

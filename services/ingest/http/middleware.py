@@ -51,7 +51,7 @@ SECURITY_HEADERS = {
     "Server": "kurir",
 }
 
-_OF_ANSWERS = {"Content-Security-Policy": POLICY, **SECURITY_HEADERS}
+OF_ANSWERS = {"Content-Security-Policy": POLICY, **SECURITY_HEADERS}
 # seeded by the system; an id only connects an answer with its lines in the log, so it need not be hard to guess
 _ids = random.Random()
 log = get_logger()
@@ -110,7 +110,8 @@ class ApiMiddleware:
             self._admit(call, operation)
             if operation is None:
                 return await handler(call.request)  # aiohttp's own 404 or 405
-            check_query(operation, call.request.query)
+            if not operation.open_query:
+                check_query(operation, call.request.query)
             self._need_queue(operation)
             if operation.body is None and not operation.rooted:
                 await refuse_body(call)
@@ -132,8 +133,8 @@ class ApiMiddleware:
             raise ApiError("INTERNAL_ERROR") from unexpected
 
     def _call(self, request: web.Request) -> Call:
-        given = request.headers.get("X-Request-Id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+        given = request.headers.get("X-Request-Id")
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else new_request_id()
         trusted = self._gateway.settings.trusted_proxies
         forwarded = request.headers.getall("X-Forwarded-For", []) if trusted else []
         return Call(request, self._gateway, client_address(_peer(request), forwarded, trusted), request_id)
@@ -204,7 +205,7 @@ class ApiMiddleware:
         """Set the headers of every answer, streamed ones too; aiohttp calls this before it sends the head."""
         headers = response.headers
         if len(headers) == 1 and "Content-Type" in headers:  # as those of most answers
-            headers.extend(_OF_ANSWERS)
+            headers.extend(OF_ANSWERS)
         else:
             headers.setdefault("Content-Security-Policy", POLICY)  # pages set their own
             for name, value in SECURITY_HEADERS.items():
@@ -217,11 +218,11 @@ class ApiMiddleware:
 
         The receipts that a hook takes are rows of their own. A wrong token of a hook is a stranger's.
         """
+        if operation is not None and operation.hook and (error is None or error.code == "NOT_FOUND"):
+            return True
         if call.request.path in _UNLOGGED or self._is_stranger(call, error):
             return True
-        if operation is not None and (not operation.logged or (error is None and _is_refresh(call.request))):
-            return True
-        return operation is not None and operation.hook and (error is None or error.code == "NOT_FOUND")
+        return operation is not None and (not operation.logged or (error is None and _is_refresh(call.request)))
 
     def _is_stranger(self, call: Call, error: ApiError | None) -> bool:
         """Return whether a caller without a valid key was refused; such requests are counted, not logged."""

@@ -132,8 +132,8 @@ class Operation:
 
 
 def check_query(operation: Operation, query: Mapping[str, str]) -> None:
-    """Raise INVALID_QUERY for parameters that the operation does not have."""
-    if not query or operation.open_query:
+    """Raise INVALID_QUERY for parameters that the operation, whose query is not open, does not have."""
+    if not query:
         return
     known = [one.name for one in operation.parameters if one.place == "query"]
     prefixes = tuple(name.removesuffix("<name>") for name in known if name.endswith("<name>"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,19 @@ async def test_the_url_alone_serves_where_nothing_else_is_set(redis: Redis, star
     assert named == {"hook_mailgun", "hook_meta", "hook_resend", "hook_sendgrid", "hook_ses"}
     assert "KURIR_META_APP_SECRET" in warnings["hook_meta"]
     assert sorted(entry.source for entry in await taken(redis)) == sorted(SIGNING)
+
+
+async def test_an_answer_has_the_same_headers_whether_or_not_the_connection_is_kept(hooked: Api, redis: Redis) -> None:
+    """Nothing but the id, the time and `Connection` differ, and a given id is returned."""
+    assert await redis.ping()
+    request = hook_request("meta")
+    kept = await post(hooked, request, **{"X-Request-Id": "given-1"})
+    closed = await post(hooked, request, Connection="close")
+    assert (kept.headers["X-Request-Id"], kept.body) == ("given-1", closed.body)
+    assert abs(parsedate_to_datetime(kept.headers["Date"]).timestamp() - time.time()) < 60
+    assert kept.headers.keys() == closed.headers.keys() - {"Connection"}
+    differing = {name.lower() for name, value in kept.headers.items() if value != closed.headers[name]}
+    assert differing <= {"x-request-id", "date"}
 
 
 async def test_a_path_is_found_again_after_many_strange_ones(hooked: Api, redis: Redis) -> None:
