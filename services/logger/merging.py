@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from services.logger.folding import JobChange
 from shared.addresses import other_identity
@@ -27,7 +29,7 @@ _MINUTE_FIELDS = {"sent": SENT, "failed": FAILED}
 Move = tuple[str, str, str, str, int, int]
 
 
-class Known(NamedTuple):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """The columns of an existing row that merging needs; `template_name` is None until the job's `Queued` arrived."""
 
     row_id: int

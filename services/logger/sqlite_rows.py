@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, starmap
 from typing import Any, cast
 
 import orjson
@@ -169,7 +169,7 @@ class SqliteRows:
         """Yield the existing rows of jobs."""
         for start in range(0, len(job_ids), _IDS_A_QUERY):
             some = job_ids[start : start + _IDS_A_QUERY]
-            yield from map(Known._make, connection.execute(_KNOWN.format(",".join("?" * len(some))), some))
+            yield from starmap(Known, connection.execute(_KNOWN.format(",".join("?" * len(some))), some))
 
     def parts(self, changes: Sequence[JobChange]) -> Sequence[Sequence[JobChange]]:
         """Return all changes as one part."""

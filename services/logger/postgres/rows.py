@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -73,7 +74,7 @@ class PostgresRowWriter:
         database = _own(connection)
         for day, some in _by(job_ids, day_of):
             self._need(database, day)
-            yield from map(Known._make, database.run(sql.KNOWN.format(day=day), list(some)))
+            yield from starmap(Known, database.run(sql.KNOWN.format(day=day), list(some)))
 
     def parts(self, changes: Sequence[JobChange]) -> Iterator[Sequence[JobChange]]:
         """Yield ever larger parts: the server is at work on one while the next is merged."""
