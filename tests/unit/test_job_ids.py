@@ -7,7 +7,9 @@ import pytest
 from shared.jobs import JobId, is_job_id, parse_job_id
 
 
-@pytest.mark.parametrize(("text", "parts"), [("6atx:7:email", ("6atx", 7, "email")), ("b 1:007:é\n", ("b 1", 7, "é\n"))])
+@pytest.mark.parametrize(
+    ("text", "parts"), [("6atx:7:email", ("6atx", 7, "email")), ("b 1:007:é\n", ("b 1", 7, "é\n"))]
+)
 def test_a_job_id_is_split_into_its_parts(text: str, parts: tuple[str, int, str]) -> None:
     """The blast, the index and the channel; the first and the last may have any characters but colons."""
     assert parse_job_id(text) == JobId(*parts)

@@ -83,9 +83,12 @@ async def _check(call: Call, provider: str, body: bytes) -> Genuine:
     except AmazonError as error:
         raise _not_taken(str(error)) from error
     missing = gateway.hooks.unchecked(provider)
-    what = f"anyone who knows the hook's URL can send receipts as {provider}; set {missing} to check signatures"
-    gateway.health.warn(f"hook_{provider}", what if missing else None)
+    gateway.health.warn(f"hook_{provider}", _unchecked(provider, missing) if missing else None)
     return genuine
+
+
+def _unchecked(provider: str, missing: str) -> str:
+    return f"anyone who knows the hook's URL can send receipts as {provider}; set {missing} to check signatures"
 
 
 async def _answer_challenge(call: Call) -> web.Response:

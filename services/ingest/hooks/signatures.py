@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -141,7 +142,12 @@ def check_standard(secret: bytes, delivery: Delivery) -> None:
 
 def same_secret(wanted: str, given: str) -> bool:
     """Return whether two texts are equal, in a time that depends on neither."""
-    return hmac.compare_digest(_digest(_bytes(wanted)), _digest(_bytes(given)))
+    return hmac.compare_digest(_digest_of_setting(wanted), _digest(_bytes(given)))
+
+
+@lru_cache(8)
+def _digest_of_setting(text: str) -> bytes:
+    return _digest(_bytes(text))
 
 
 def _bytes(text: str) -> bytes:
