@@ -50,6 +50,18 @@ _STRANGER: Mapping[str, object] = {
 }
 
 
+def content_type_of(request: web.Request) -> str:
+    """Return the type of a request's body in lower case, without parameters; "" if its header cannot be read.
+
+    aiohttp reads the header with the standard library's parser, which recurses over nested comments and converts the
+    number of a parameter's section however long it is. Where this returns a type, `request.charset` can be read.
+    """
+    try:
+        return request.content_type
+    except (ValueError, RecursionError):
+        return ""
+
+
 class Health:
     """The reasons why parts of a service do not work at the moment; a service without reasons is healthy.
 

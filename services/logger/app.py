@@ -41,7 +41,7 @@ from shared.channels import CHANNELS
 from shared.clock import Clock
 from shared.errors import ERROR_CLASSES, KurirError
 from shared.logs import get_logger
-from shared.web import Health, guard, operations_routes
+from shared.web import Health, content_type_of, guard, operations_routes
 
 log = get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -316,7 +316,7 @@ async def _body(request: web.Request) -> Mapping[str, Any]:
 
     A web page cannot send `application/json` across origins without a preflight request, which is refused here.
     """
-    if request.content_type != "application/json":
+    if content_type_of(request) != "application/json":
         raise InvalidQueryError("the Content-Type must be application/json")
     try:
         value = orjson.loads(await request.read())

@@ -19,6 +19,7 @@ from services.ingest.suppressions.importing import How, import_rows
 from services.ingest.suppressions.rows import Defaults, RowReader
 from shared.channels import CHANNELS
 from shared.suppressions import SCOPES, SOURCES, Scope, Source
+from shared.web import content_type_of
 
 _CSV = "text/csv"
 _VALIDATIONS = ("strict", "permissive")
@@ -44,7 +45,7 @@ class ImportAnswer(Answer, kw_only=True, frozen=True):
 
 
 async def _import(call: Call) -> web.Response:
-    if call.request.content_type != _CSV:
+    if content_type_of(call.request) != _CSV:
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call accepts the Content-Type {_CSV} only")
     codec = codec_of(call.request.charset or "")
     query, limits = call.request.query, call.gateway.settings.limits

@@ -23,6 +23,7 @@ from services.ingest.http.errors import ApiError, Problem
 from services.ingest.http.operation import JSON, Call
 from services.ingest.http.requests import BlastHead, BlastRequest
 from shared.numbers import Number
+from shared.web import content_type_of
 
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
@@ -30,6 +31,7 @@ FORMS = (JSON, NDJSON, CSV, MULTIPART)
 _SLICE = 500
 _NDJSON_TYPES = frozenset({NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 _CSV_TYPES = frozenset({CSV, "application/csv", "text/x-csv", "text/tab-separated-values"})
+_TYPES = {JSON, MULTIPART} | _NDJSON_TYPES | _CSV_TYPES
 _LISTS = frozenset({"channels"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _NESTED = {"globalVariables", "metadata"}
@@ -74,11 +76,13 @@ class BlastBody:
 
 async def read_blast_body(call: Call) -> BlastBody:
     """Begin to read a blast according to its Content-Type; raises ApiError where its head cannot be read."""
-    kind = call.request.content_type
+    kind = content_type_of(call.request)
+    if kind not in _TYPES:
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call accepts the Content-Types {', '.join(FORMS)}")
     # only CSV is accepted in other encodings, since spreadsheets write them
     codec = codec_of(call.request.charset or "") if kind in _CSV_TYPES else ""
     if not codec:
-        check_charset(call.request)
+        check_charset(call.request.charset)
     coding_of(call.request.headers.get("Content-Encoding", ""))
     if kind not in _CSV_TYPES and (given := next(iter(call.request.query), "")):
         what = f"move {given[:60]!r} into the body: query parameters are allowed with {CSV} only"
@@ -94,10 +98,8 @@ async def read_blast_body(call: Call) -> BlastBody:
     if kind in _NDJSON_TYPES:
         body = _hashed(chunks(call, call.gateway.settings.limits.upload_bytes), digest)
         return await _ndjson(call, body, digest)
-    if kind == MULTIPART:
-        # the boundary differs each time
-        return await _multipart(call, Digest("blast", kind))
-    raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call accepts the Content-Types {', '.join(FORMS)}")
+    # the boundary of a multipart body differs each time
+    return await _multipart(call, Digest("blast", kind))
 
 
 async def _json(call: Call, digest: Digest) -> BlastBody:

@@ -14,7 +14,6 @@ import asyncio
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from email.message import Message
 from typing import TypeVar
 
 import msgspec
@@ -24,6 +23,7 @@ from aiohttp.http_exceptions import TransferEncodingError
 from services.ingest.http.decoding import decode_object, decode_struct
 from services.ingest.http.errors import ApiError
 from services.ingest.http.operation import JSON, Call
+from shared.web import content_type_of
 
 _SLOWEST_BYTES_PER_S = 1024
 # ASCII is a subset of UTF-8
@@ -118,19 +118,8 @@ async def _inflated(arriving: AsyncIterator[bytes], inflater: Inflater) -> Async
     inflater.finish()
 
 
-def check_charset(request: web.Request) -> None:
-    """Raise 415 where the Content-Type names a character set other than UTF-8."""
-    _check_charset(request.charset)
-
-
-def check_charset_of(content_type: str, what: str) -> None:
-    """Raise 415 where this Content-Type, that of `what`, names a character set other than UTF-8."""
-    named = Message()
-    named["Content-Type"] = content_type or "text/plain"
-    _check_charset(named.get_content_charset(), what)
-
-
-def _check_charset(charset: str | None, what: str = "the body") -> None:
+def check_charset(charset: str | None, what: str = "the body") -> None:
+    """Raise 415 for the charset of a Content-Type, that of `what`, if it is another than UTF-8."""
     if charset and charset.lower().replace("_", "-") not in _UTF8:
         said = f"{what} must be UTF-8, but its Content-Type says {charset[:40]!r}"
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", said)
@@ -138,9 +127,9 @@ def _check_charset(charset: str | None, what: str = "the body") -> None:
 
 async def read_json(call: Call, limit: int | None = None) -> bytes:
     """Return a whole JSON body; raises 415 for another Content-Type."""
-    if call.request.content_type != JSON:
+    if content_type_of(call.request) != JSON:
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call accepts the Content-Type {JSON} only")
-    check_charset(call.request)
+    check_charset(call.request.charset)
     return await read_whole(call, limit or call.gateway.settings.limits.json_bytes)
 
 

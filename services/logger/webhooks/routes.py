@@ -20,6 +20,7 @@ from services.logger.webhooks.planning import pack_events
 from services.logger.webhooks.sync import EndpointSync
 from shared.clock import Clock, rfc3339
 from shared.sealing import Seal
+from shared.web import content_type_of
 
 _ADD_TEST = """
 INSERT INTO webhook_deliveries (number, n, webhook_id, type, events, count, bytes, created_at_ms)
@@ -178,7 +179,7 @@ async def _body(request: web.Request) -> Mapping[str, Any]:
     raw = await request.read()
     if not raw:
         return {}
-    if request.content_type != "application/json":
+    if content_type_of(request) != "application/json":
         raise InvalidQueryError("the Content-Type must be application/json")
     try:
         value = orjson.loads(raw)

@@ -93,6 +93,16 @@ async def test_another_character_set_is_refused(charset: str, api: Api) -> None:
     assert (await _multipart(api, _bytes(HEAD), f"application/json; charset={charset}")).status == 415
 
 
+@pytest.mark.parametrize("parameter", ["charset*" + "9" * 5000 + "=x", "(" * 500, "charset*0*=" + "9" * 5000])
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson", "text/csv", "multipart/form-data", "a/b"])
+@pytest.mark.parametrize("path", ["/api/messages", BLAST, "/api/suppressions/import?channel=email", "/api/webhooks"])
+async def test_a_type_that_cannot_be_read_is_refused(path: str, kind: str, parameter: str, api: Api) -> None:
+    """A Content-Type with a number of thousands of digits, or with comments within comments, is refused."""
+    reply = await api.call("POST", path, data=b"{}", headers={"Content-Type": f"{kind}; {parameter}"})
+    assert reply.status in {400, 415, 422}
+    assert reply.body["message"]
+
+
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"', "us-ascii"])
 async def test_several_names_of_utf_8_are_accepted(charset: str, api: Api) -> None:
     """The names that clients use are all accepted."""

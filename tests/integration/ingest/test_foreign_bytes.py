@@ -89,6 +89,8 @@ _FIELDS = {
     "a byte in a charset": (b"text/csv", b"text/csv; charset=\xe9"),
     "a charset in a strange form": (b"text/csv", b"text/csv; charset*=zip''%ff"),
     "a byte in a file's name": (b"a.csv", b"\xff.csv"),
+    "a section's number without end": (b"text/csv", b"text/csv; charset*" + b"9" * 5000 + b"=x"),
+    "comments in comments": (b"application/json", b"application/json; " + b"(" * 500),
     "a file's name in UTF-16": (b'filename="a.csv"', b"filename*=utf-16''%ff%fe%00%d8"),
     "a byte in a part's name": (b'name="recipients"', b'name="recipi\xffents"'),
     "a name in a strange form": (b'name="blast"', b"name*=utf-7''+2AA-"),
@@ -96,6 +98,7 @@ _FIELDS = {
     "an encoding": (b"Content-Type: text/csv", b"Content-Encoding: \xff\r\nContent-Type: text/csv"),
     "a transfer encoding": (b"Content-Type: text/csv", b"Content-Transfer-Encoding: \xff\r\nContent-Type: text/csv"),
     "a length": (b"Content-Type: text/csv", b"Content-Length: \xb2\r\nContent-Type: text/csv"),
+    "a section of a name without end": (b'name="recipients"', b"name*" + b"9" * 5000 + b"=x"),
     "a header's name": (b"Content-Type: text/csv", b"X-\xff: 1\r\nContent-Type: text/csv"),
 }
 
