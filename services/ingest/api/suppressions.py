@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from array import array
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +27,7 @@ from shared.queue.suppressions import Listed, Place
 from shared.suppressions import SCOPES, SOURCES, Suppression, scope_of
 
 _DEFAULT_LIMIT = 50
+_NUMBER = re.compile("[0-9]{1,9}")
 _MAX_LIMIT = 1000
 _LIMIT_SCHEMA = {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT, "default": _DEFAULT_LIMIT}
 # Redis blocks while a batch is lifted
@@ -189,7 +191,7 @@ async def _lift_all(call: Call, wanted: SuppressionFilter) -> int:
 def _limit(text: str | None) -> int:
     if text is None:
         return _DEFAULT_LIMIT
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MAX_LIMIT):
+    if not (_NUMBER.fullmatch(text) and 1 <= int(text) <= _MAX_LIMIT):
         raise ApiError("INVALID_QUERY", f"limit must be a number from 1 to {_MAX_LIMIT}")
     return int(text)
 

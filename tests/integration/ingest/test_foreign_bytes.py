@@ -53,6 +53,7 @@ REQUESTS = {
     "NUL in a path": _get(b"/api/blasts/%00"),
     "query": _get(b"/api/logs/messages?recipient=f\xfcr"),
     "quoted query": _get(b"/api/logs/messages?recipient=f%FCr&%FC=%ED%A0%80"),
+    "job id with a number without end": _get(b"/api/messages/a:" + b"9" * 5000 + b":email"),
     "template id": _get(b"/api/templates/f%FCr"),
     "suppression": _post(b"/api/suppressions", rb'{"channel":"email","address":"\ud800@example.com"}'),
     "template with half a character": _post(

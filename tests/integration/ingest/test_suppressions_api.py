@@ -150,8 +150,12 @@ async def test_suppressions_are_searched(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["scope=some", "source=x", "channel=x", "limit=0", "format=xml", "for=spreadsheet", f"reason={'x' * 400}"]
-)
+    "query",
+    [
+        "scope=some", "source=x", "channel=x", "format=xml", "for=spreadsheet", f"reason={'x' * 400}",
+        "limit=0", "limit=1001", "limit=-1", "limit=0000000011000000", f"limit=000000001{'9' * 5000}", "limit=\u0661",
+    ],
+)  # fmt: skip
 async def test_a_bad_search_is_refused(query: str, api: Api) -> None:
     """Every invalid filter gets 400."""
     assert (await api.get(f"{PATH}?{query}")).body["code"] == "INVALID_QUERY"
