@@ -30,6 +30,8 @@ from shared.numbers import plain_json
 from shared.templates import Template
 
 MAX_METADATA_BYTES = 16 * 1024
+# writers of JSON give up at some 250, and metadata is written within other objects
+MAX_METADATA_LEVELS = 32
 # clocks differ, so a time that has just passed means now
 _PAST_TOLERANCE_MS = 60_000
 _FURTHEST_MS = 366 * 24 * 3600 * 1000
@@ -227,12 +229,28 @@ def _check_labels(draft: _Draft) -> None:
     """Check the reference and the metadata, which are stored unchanged."""
     if not draft.head.reference.isprintable():
         draft.problem("reference", "INVALID_CHARACTERS", "reference contains line breaks or control characters")
+    if _is_deeper(draft.head.metadata, MAX_METADATA_LEVELS):
+        draft.problem("metadata", "INVALID_VALUE", f"metadata is nested in more than {MAX_METADATA_LEVELS} levels")
+        return
     try:
         size = len(msgspec.msgpack.encode(plain_json(draft.head.metadata)))
-    except (OverflowError, RecursionError, ValueError):
-        draft.problem(
-            "metadata", "INVALID_VALUE", "metadata contains a number of more than 64 bits, or is nested too deeply"
-        )
+    except (OverflowError, ValueError):
+        draft.problem("metadata", "INVALID_VALUE", "metadata contains a number of more than 64 bits")
         return
     if size > MAX_METADATA_BYTES:
         draft.problem("metadata", "TOO_LONG", f"metadata is larger than {MAX_METADATA_BYTES} bytes")
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Return whether objects and lists are nested in more than `most` levels."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True

@@ -77,7 +77,9 @@ class SendingTerms(Content, kw_only=True, frozen=True):
     expires_at: Instant | None = None
     attachments: list[AttachmentRequest] = []
     reference: Reference = ""
-    metadata: dict[str, Any] = {}
+    metadata: Annotated[
+        dict[str, Any], Meta(description="Kept with the blast as it came: at most 16 KB, nested in at most 32 levels")
+    ] = {}
     dry_run: bool = False
 
 

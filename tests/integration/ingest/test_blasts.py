@@ -194,6 +194,22 @@ async def test_a_scheduled_blast_waits(api: Api, redis: Redis) -> None:
     assert (await queued(redis))[0].expires_at_ms > at.timestamp() * 1000
 
 
+def nested(levels: int) -> Any:
+    """Return objects within each other."""
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+async def test_metadata_may_have_32_levels(api: Api, redis: Redis) -> None:
+    """It is stored as it came."""
+    reply = await api.blast(person(), metadata=nested(32))
+    blast = await BlastStore(redis, "test").load(reply.body["blastId"])
+    assert blast is not None
+    assert blast.metadata == nested(32)
+
+
 async def test_the_snapshot_contains_the_whole_blast(api: Api, redis: Redis) -> None:
     """Sender, reply address, attachments, reference and metadata are stored completely and do not change."""
     note = {"filename": "note.txt", "contentType": "text/plain", "content": base64.b64encode(b"hello").decode()}
@@ -220,6 +236,8 @@ async def test_the_snapshot_contains_the_whole_blast(api: Api, redis: Redis) -> 
         ({"replyTo": "a@example.com\nBcc: b@example.com"}, "replyTo", "INVALID_EMAIL"),
         ({"reference": "a\r\nb"}, "reference", "INVALID_CHARACTERS"),
         ({"metadata": {"n": 2**70}}, "metadata", "INVALID_VALUE"),
+        ({"metadata": nested(33)}, "metadata", "INVALID_VALUE"),
+        ({"metadata": {"n": [nested(900)]}}, "metadata", "INVALID_VALUE"),
         ({"metadata": {"n": "x" * 20_000}}, "metadata", "TOO_LONG"),
         ({"channels": ["email", "email"]}, "channels[1]", "INVALID_VALUE"),
         ({"globalVariables": {"minutes": "soon"}}, "globalVariables.minutes", "INVALID_VARIABLE"),
