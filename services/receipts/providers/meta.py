@@ -86,25 +86,35 @@ def walk_value(value: Mapping[str, Any], found: Found, field: Any = None) -> Non
 
 def read_status(status: Mapping[str, Any], found: Found) -> None:
     """Read one status of a message."""
-    kind_of_thing, said = word(status.get("type")), word(status.get("status"))
-    if kind_of_thing in _OTHER_TYPES or (kind_of_thing in _OF_A_MESSAGE and said in _IGNORED):
-        found.ignore()
-        return
-    if kind_of_thing not in _OF_A_MESSAGE:
-        found.unknown("type of status", status.get("type"))
-        return
-    if said not in _KINDS:
-        found.unknown("status", status.get("status"))
+    said = word(status.get("status"))
+    kind = _KINDS.get(said)
+    if kind is None or ("type" in status and word(status["type"]) not in _OF_A_MESSAGE):
+        _pass_over(status, said, found)
         return
     message = Message(
         own_job_id(status.get("biz_opaque_callback_data")),
-        provider_id=identifier(status.get("id")),
-        address=first_text(status, "recipient_id", "recipient_participant_id"),
+        "",
+        identifier(status.get("id")),
+        text(status.get("recipient_id")) or text(status.get("recipient_participant_id")),
     )
-    code, words = _error_of(status) if said == "failed" else ("", "")
-    found.add(_KINDS[said], message, status.get("timestamp"), (code, words))
-    if code == _OPTED_OUT:
-        found.add("opted_out", message, status.get("timestamp"), (code, words))
+    if said != "failed":
+        found.add(kind, message, status.get("timestamp"))
+        return
+    reply = _error_of(status)
+    found.add(kind, message, status.get("timestamp"), reply)
+    if reply[0] == _OPTED_OUT:
+        found.add("opted_out", message, status.get("timestamp"), reply)
+
+
+def _pass_over(status: Mapping[str, Any], said: str, found: Found) -> None:
+    """Count a status that is of no interest, or keep one that is not known."""
+    thing = word(status.get("type"))
+    if thing in _OTHER_TYPES or (thing in _OF_A_MESSAGE and said in _IGNORED):
+        found.ignore()
+    elif thing not in _OF_A_MESSAGE:
+        found.unknown("type of status", status.get("type"))
+    else:
+        found.unknown("status", status.get("status"))
 
 
 def _error_of(status: Mapping[str, Any]) -> tuple[str, str]:
