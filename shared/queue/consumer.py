@@ -7,7 +7,7 @@ same answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ Fields = tuple[Argument, ...]
 POISON_AFTER = 3
 IN_PLACE_OF_GONE, IN_PLACE_OF_FROZEN = 0, -1
 STREAMS_A_PAGE = 64
+SNAPSHOTS_BYTES = 64 * 1024  # calls wait behind the answers of others
 _LOADED_AT_ONCE = 50
 
 
@@ -108,6 +109,8 @@ class Consumer:
         self._reports = partition.numbered(sender_id, "tell")
         self._takes = partition.numbered(sender_id, "take")
         self._taking: tuple[Taking, tuple[Argument, ...]] | None = None
+        # what `take` gives the snapshots to that come with its jobs; None on a cluster, where they cannot
+        self.keep_snapshot: Callable[[str, bytes], None] | None = None
 
     def share_limits(self) -> None:
         """Note that there are other partitions: then limits are elsewhere, and `begin` asks none itself."""
@@ -154,7 +157,8 @@ class Consumer:
         """
         number, head = self._takes.next()
         begins = self._begin_args(number, head, taking.in_flight, taking.late_ms)
-        args = (*self._fetch_args(taking.want), *begins, taking.now_ms)
+        room = SNAPSHOTS_BYTES if self.keep_snapshot else 0
+        args = (*self._fetch_args(taking.want), *begins, taking.now_ms, room)
         self._taking = (taking, args)
         return await self._taken((*args, 0))
 
@@ -168,6 +172,9 @@ class Consumer:
     async def _taken(self, args: tuple[Argument, ...]) -> Fetched:
         fetched = read_fetched(await self._call("fetch", args))
         self._taking = None
+        if self.keep_snapshot is not None:
+            for blast_id, packed in fetched.snapshots.items():
+                self.keep_snapshot(blast_id, packed)
         return fetched
 
     def fit_events(self, maxmemory: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from shared.errors import DecodeError
 from shared.jobs import legible_job_id, unpack_job
@@ -26,7 +26,8 @@ class Fetched:
     """The result of a fetch: leases, the reason of the channel's pause, and the time until something is due, if any.
 
     `log_behind`: nothing was taken, because the events that wait for the logger have reached their limit. `grants` are
-    the answers for each lease, where they were begun in the same step.
+    the answers for each lease, where they were begun in the same step; `snapshots` are those of blasts of one message,
+    packed, by blast, as far as the answer has them.
     """
 
     leases: list[Lease]
@@ -35,6 +36,7 @@ class Fetched:
     due_in_s: float | None
     log_behind: bool = False
     grants: Sequence[Grant] = ()
+    snapshots: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def text_of(value: object) -> str:
@@ -46,10 +48,10 @@ def read_fetched(reply: object) -> Fetched:
     """Read the answer of `fetch`."""
     assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
     words = [word for word in text_of(reply[3]).split(",") if word]
-    leases, undecodable = read_leases(reply[4:])
+    leases, undecodable = read_leases(reply[5:])
     grants: list[Grant] = []
     if words:
-        places = zip(reply[4::4], reply[5::4], strict=True)
+        places = zip(reply[5::4], reply[6::4], strict=True)
         keys = [f"{text_of(stream)} {text_of(entry_id)}" for stream, entry_id in places]
         answers = dict(zip(keys, map(parse_grant, words), strict=True))
         grants = [answers[lease.key] for lease in leases]
@@ -61,6 +63,7 @@ def read_fetched(reply: object) -> Fetched:
         reply[1] / 1000 if reply[1] >= 0 else None,
         log_behind=reply[2] == b"1",
         grants=grants,
+        snapshots=dict(zip(map(text_of, reply[4][::2]), reply[4][1::2], strict=True)),
     )
 
 

@@ -7,11 +7,12 @@ changes. While Redis is away, both wait for it; the wait for a snapshot can be l
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from cachetools import LRUCache
 
-from shared.blasts import Blast, pack_blast
-from shared.errors import DeferredError, PermanentError, QueueUnavailableError
+from shared.blasts import Blast, pack_blast, unpack_blast
+from shared.errors import DecodeError, DeferredError, PermanentError, QueueUnavailableError
 from shared.jobs import Job, with_contents
 from shared.lifecycle import end_tasks
 from shared.queue.blasts import BlastStore
@@ -50,6 +51,15 @@ class SnapshotCache:
 
     def _note_latest(self, blast_id: str, blast: Blast | None) -> None:
         self._latest_id, self._latest = blast_id, blast
+
+    def keep(self, blast_id: str, packed: bytes) -> None:
+        """Keep a snapshot that came with its job; one that cannot be read is loaded by its job, which reports that."""
+        with suppress(DecodeError):
+            self._keep(blast_id, unpack_blast(packed))
+
+    def _keep(self, blast_id: str, blast: Blast) -> None:
+        self._kept[blast_id] = blast
+        self._note_latest(blast_id, blast)  # what it may have displaced is not the latest any more
 
     def expect(self, blast_id: str) -> None:
         """Start to load a snapshot that will be needed soon, unless several are being loaded."""
@@ -93,8 +103,7 @@ class SnapshotCache:
         except TimeoutError:
             raise QueueUnavailableError(f"blast {blast_id} cannot be read") from None
         if blast is not None:
-            self._kept[blast_id] = blast
-            self._note_latest(blast_id, blast)  # what it may have displaced is not the latest any more
+            self._keep(blast_id, blast)
         return blast
 
     async def _load_once_there(self, blast_id: str) -> Blast | None:

@@ -280,6 +280,7 @@ class Dispatcher:
             self._note_grants([grant for _, grant in new])
             answers = Begun([one for one, _ in new], [one for _, one in new], taking.asked_at, taking.late_ms)
             self._take_answers(answers, clock)
+            await asyncio.sleep(0)  # the workers hand over what was begun before anything else is done
             await self._startable(clock)  # for these jobs, as many connections are opened as they need
         else:
             for lease in fetched.leases:

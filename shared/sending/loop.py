@@ -24,7 +24,7 @@ from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
 from shared.queue.client import QueueRedis
 from shared.queue.connection import Connection
-from shared.queue.consumer import BeginPolicy
+from shared.queue.consumer import BeginPolicy, Consumer
 from shared.queue.control import LOG_BEHIND, Control, gap_us, rate_text
 from shared.queue.copies import Copies
 from shared.queue.files import FileStore
@@ -61,9 +61,13 @@ Report = Callable[[str, str | None], None]
 
 def _snapshots(redis: Connection, channel: str, settings: SendingSettings) -> SnapshotCache:
     # a snapshot may be on another node than its jobs: that must not occupy every worker
-    limited = isinstance(redis, QueueRedis) and redis.clustered and channel in CHANNELS
+    limited = _is_clustered(redis) and channel in CHANNELS
     blasts = BlastStore(redis, settings.sender_id, settings.timing)
     return SnapshotCache(blasts, patience_s=_NODE_PATIENCE_S if limited else None)
+
+
+def _is_clustered(redis: Connection) -> bool:
+    return isinstance(redis, QueueRedis) and redis.clustered
 
 
 def _report_nothing(_part: str, _reason: str | None) -> None:
@@ -103,6 +107,8 @@ class SendingLoop(Generic[MessageT]):
         self._shares = Shares(self._partitions, settings, policy, self._holdings, self._heartbeat_state)
         self._consumer, self._settler = self._shares.consumer, self._shares.settler
         self._snapshots = _snapshots(redis, provider.channel, settings)
+        if isinstance(self._consumer, Consumer) and not _is_clustered(redis):
+            self._consumer.keep_snapshot = self._snapshots.keep
         announces = isinstance(provider, ChainingProvider) and provider.announces
         gates = Gates(
             self.lease_fresh, provider.available, provider.capacity, self.stop_channel, self._prepare, announces

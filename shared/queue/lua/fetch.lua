@@ -5,11 +5,11 @@
 -- PARTS limits, starts, suppressions, begins
 -- ARGV  1 sender · 2 want · 3 bytes of unwritten events at which nothing is taken: each job adds events, and scripts that
 --       add them may not be refused · 4 µs that a start may be granted ahead · to begin what is taken:
---       5 … 15 as 1 … 11 of `begin` · 16 the sender's time in ms · 17 "1" to take nothing and repeat the answer of the
---       call with this sequence
+--       5 … 15 as 1 … 11 of `begin` · 16 the sender's time in ms · 17 most bytes of snapshots to add (0 on a cluster, where a
+--       snapshot has a slot of its own) · 18 "1" to take nothing and repeat the answer of the call with this sequence
 -- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for a time),
---          "1" if too many events wait for the logger, else "0", the words of `begin` or "", stream, id, delivery count,
---          packed job, …}
+--          "1" if too many events wait for the logger, else "0", the words of `begin` or "", {blast, snapshot, …} of those
+--          begun here that have one message, stream, id, delivery count, packed job, …}
 -- Order: `high` released by limits; `high` given back or due; `high` new. Then a quarter for other jobs that limits
 -- release, and half of the rest for due retries (they must be on time, but must not take everything). The remainder goes
 -- to `normal` and the ring, 4:1 while both have work; the ring serves one stream after another, and in each stream jobs
@@ -27,7 +27,7 @@ local BEGINS, SEQUENCE = ARGV[5], ARGV[6]
 
 -- Repeat the answer of a call, without the jobs that are gone: "<word>,… <stream> <id> <deliveries> …".
 local function repeated(kept)
-  local again, words_left, next_word = { '', -1, '0', '' }, {}, string.gmatch(string.match(kept, '^%S*'), '[^,]+')
+  local again, words_left, next_word = { '', -1, '0', '', {} }, {}, string.gmatch(string.match(kept, '^%S*'), '[^,]+')
   for stream, id, deliveries in string.gmatch(kept, ' (%S+) (%S+) (%d+)') do
     local entry, word, n = redis.call('XRANGE', stream, id, id)[1], next_word(), #again
     if entry then
@@ -42,17 +42,17 @@ end
 if BEGINS then
   local kept = replayed(BEGINS, 'take', SEQUENCE)
   if kept then return type(kept) == 'table' and kept or repeated(kept) end
-  if ARGV[17] == '1' then return repeated(remember(BEGINS, 'take', SEQUENCE, '')) end
+  if ARGV[18] == '1' then return repeated(remember(BEGINS, 'take', SEQUENCE, '')) end
 end
 
 local me, want, ahead = ARGV[1] .. ':buf', tonumber(ARGV[2]), tonumber(ARGV[4])
 local paused = redis.call('GET', C .. ':paused')
-if paused then return { paused, -1, '0', '' } end
-if event_bytes() >= tonumber(ARGV[3]) then return { '', -1, '1', '' } end
+if paused then return { paused, -1, '0', '', {} } end
+if event_bytes() >= tonumber(ARGV[3]) then return { '', -1, '1', '', {} } end
 local now = now_us()
 local now_ms = math.floor(now / 1000)
 local most_due = math.max(want, 100)
-local out = { '', -1, '0', '' }
+local out = { '', -1, '0', '', {} }
 local MOST_STREAMS, TURN, MOST_BYTES = 16, 4, 2000000
 -- Whether nothing waits for a time, a limit or a turn, as while single messages come: one call instead of a dozen. A fetch
 -- adds nothing there unless something is there.
@@ -366,16 +366,35 @@ local function add_new(given, at)
   return true
 end
 
+-- Add the snapshots of blasts of one message, as far as there is room: a new job's sender cannot have such a one, and would
+-- ask for it before it could render. One of a larger blast is needed once, and the sender may have it.
+local function add_snapshots()
+  local room, found = tonumber(ARGV[17]), out[5]
+  if room == 0 then return end
+  for blast, state in pairs(known_blasts) do
+    local key = 'blast:' .. blast
+    local bytes = state[1] == '1' and redis.pcall('MEMORY', 'USAGE', key)
+    local snapshot = type(bytes) == 'number' and bytes <= room and redis.call('HGET', key, 'snapshot')
+    if snapshot then
+      room = room - bytes
+      found[#found + 1], found[#found + 2] = blast, snapshot
+    end
+  end
+end
+
 -- Begin the jobs that were taken, if all of them are new.
 local function begin_taken()
   local given, places, fine = {}, {}, jobs > 0
   for i = 5, 15 do given[#given + 1] = ARGV[i] end
-  for at = 5, #out, 4 do
+  for at = 6, #out, 4 do
     places[#places + 1] = out[at] .. ' ' .. out[at + 1] .. ' ' .. out[at + 2]
     fine = fine and add_new(given, at)
   end
   local answer, events = {}, {}
-  if fine then answer, events = begin_jobs(given, now) end
+  if fine then
+    answer, events = begin_jobs(given, now)
+    add_snapshots()
+  end
   out[4] = table.concat(answer, ',')
   if jobs > 0 then remember(BEGINS, 'take', SEQUENCE, out[4] .. ' ' .. table.concat(places, ' ')) end
   return events

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from shared.blasts import Blast
+from shared.blasts import Blast, pack_blast
 from shared.errors import QueueUnavailableError
 from shared.events import Processing
 from shared.jobs import Recipient
-from shared.queue.consumer import BeginPolicy, Consumer, Taking
+from shared.queue.consumer import SNAPSHOTS_BYTES, BeginPolicy, Consumer, Taking
 from shared.queue.fetched import Fetched
+from shared.queue.keys import blast_key
 from shared.queue.suppressions import Suppressions
 from shared.suppressions import Suppression
 from tests.integration.queue.world import HandSender, World, lose_answer
@@ -142,6 +143,40 @@ async def test_a_start_under_the_channels_limit_is_granted_for_its_time(world: W
     assert await held(sender) == (1, 1)
 
 
+async def test_the_snapshots_of_single_messages_come_with_their_jobs(world: World) -> None:
+    """Those that are small; that of a larger blast is needed once, and the sender may have it."""
+    small, also = [await world.given(1) for _ in range(2)]
+    await world.given(1, reference="x" * SNAPSHOTS_BYTES)
+    await world.given(2)
+    sender, kept = await world.sender(), dict[str, bytes]()
+    consumer_of(sender).keep_snapshot = kept.__setitem__
+    fetched = await take(sender)
+    assert kinds(fetched) == ["granted"] * 5
+    assert kept == {blast.blast_id: pack_blast(blast) for blast in (small, also)}
+
+
+async def test_an_answer_has_no_more_snapshots_than_there_is_room_for(world: World) -> None:
+    """Other calls wait behind it; its sender asks for the others."""
+    for _ in range(3):
+        await world.given(1, reference="x" * (SNAPSHOTS_BYTES // 3))
+    sender, kept = await world.sender(), dict[str, bytes]()
+    consumer_of(sender).keep_snapshot = kept.__setitem__
+    assert kinds(await take(sender)) == ["granted"] * 3
+    assert len(kept) == 2
+
+
+async def test_no_snapshot_comes_unasked_or_once_it_is_gone(world: World) -> None:
+    """A sender on a cluster does not ask, since a snapshot has a slot of its own there."""
+    await world.given(1)
+    sender, kept = await world.sender(), dict[str, bytes]()
+    assert (await take(sender)).snapshots == {}
+    gone = await world.given(1)
+    assert await world.redis.delete(blast_key(gone.blast_id)) == 1
+    consumer_of(sender).keep_snapshot = kept.__setitem__
+    assert kinds(await take(sender)) == ["granted"]
+    assert kept == {}
+
+
 async def test_a_lost_answer_is_asked_for_again(world: World) -> None:
     """The jobs were begun once, and the sender learns of them: nothing is counted or reported twice."""
     blast, sender = await world.given(2), await world.sender()
@@ -166,7 +201,7 @@ async def test_a_late_copy_of_a_lost_call_does_nothing(world: World) -> None:
         await take(sender)
     assert (await consumer.taken()).leases == []
     blast = await world.given(2)
-    assert (await consumer.partition.call("fetch", lost[0]))[3:] == [b""]
+    assert (await consumer.partition.call("fetch", lost[0]))[3:] == [b"", []]
     assert await held(sender) == (0, 0)
     assert kinds(await take(sender)) == ["granted"] * 2
     await world.check_balance(blast)

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from shared.blasts import Blast
 from shared.errors import QueueUnavailableError, StopChannelError
 from shared.lifecycle import Stop
+from shared.queue.blasts import BlastStore
+from shared.queue.connection import connect
 from shared.queue.consumer import BeginRequest, Consumer, Taking
 from shared.queue.leases import Grant
 from shared.queue.scripts import Argument
@@ -60,6 +63,33 @@ async def test_single_messages_are_begun_by_their_fetch(world: World, monkeypatc
     assert asked == [1, 1]
 
 
+async def test_a_single_message_is_sent_without_asking_for_its_snapshot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first, which was not begun by its fetch, needs a call for it."""
+    load, loaded = BlastStore.load, []
+
+    async def counted(self: BlastStore, blast_id: str) -> Blast | None:
+        if self is not world.blasts:
+            loaded.append(blast_id)
+        return await load(self, blast_id)
+
+    monkeypatch.setattr(BlastStore, "load", counted)
+    provider = FakeProvider()
+    async with sending(world, provider):
+        await send_singly(world, provider, 3)
+    assert len(loaded) == 1
+
+
+def test_a_sender_on_a_cluster_asks_for_no_snapshot_with_a_fetch() -> None:
+    """A snapshot has a slot of its own there, which the script may not read."""
+    clustered = connect("redis+cluster://127.0.0.1:1")
+    for redis, asks in ((clustered, False), (connect("redis://127.0.0.1:1"), True)):
+        loop = SendingLoop(redis, FakeProvider(), SETTINGS, RememberedAttempts())
+        assert isinstance(loop._consumer, Consumer)
+        assert (loop._consumer.keep_snapshot is not None) == asks
+
+
 @dataclass
 class _Unusable(FakeProvider):
     """Can send nothing until an operator acts."""
@@ -93,7 +123,7 @@ async def test_a_sender_that_stops_asks_for_a_lost_answer(world: World, monkeypa
 
     async def lossy(self: Consumer, name: str, args: Sequence[Argument]) -> Any:
         answer: Any = await call(self, name, args)
-        if name == "fetch" and len(args) > 4 and len(answer) > 4 and not stop.is_set():
+        if name == "fetch" and len(args) > 4 and len(answer) > 5 and not stop.is_set():
             stop.set()
             raise QueueUnavailableError("the connection was lost")
         return answer

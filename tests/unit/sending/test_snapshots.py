@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from shared.blasts import Blast
+from shared.blasts import Blast, pack_blast
 from shared.errors import DeferredError, QueueUnavailableError
 from shared.queue.blasts import BlastStore
 from shared.sending.caches import SnapshotCache
@@ -51,6 +51,19 @@ async def test_many_that_wait_are_answered_by_one_load() -> None:
     assert await asyncio.gather(*waiting) == [BLAST] * 40
     assert store.asked == ["b1"]
     assert cache.kept("b1") is BLAST
+
+
+async def test_one_that_came_with_its_job_is_not_loaded() -> None:
+    """What cannot be read is loaded with its job, whose attempt reports it."""
+    store = _Store()
+    cache = _cache(store)
+    cache.keep("b1", pack_blast(BLAST))
+    assert cache.kept("b1") == BLAST
+    cache.keep("b2", b"no blast")
+    assert cache.kept("b2") is None
+    cache.expect("b1")
+    assert await cache.get("b1") == BLAST
+    assert store.asked == []
 
 
 async def test_one_that_gives_up_leaves_the_load_to_the_others() -> None:
