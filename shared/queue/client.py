@@ -38,6 +38,7 @@ class QueueRedis(Redis):
     clustered = False
     _shared: SharedConnection | None = None
     _shared_by_keys: SharedConnection | None = None
+    _is_closed = False
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its reply; raises the driver's errors."""
@@ -55,13 +56,18 @@ class QueueRedis(Redis):
                 read = self.response_callbacks.get(name)
                 return reply if read is None else read(reply)
         driver: Any = super()
-        return await driver.execute_command(*args, **options)
+        try:
+            return await driver.execute_command(*args, **options)
+        finally:
+            if self._is_closed:  # its connection was being opened when the others were closed
+                await self.connection_pool.disconnect()
 
     def _share(self) -> SharedConnection:
         return SharedConnection(cast("BlockingConnectionPool", self.connection_pool))
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close all connections; calls under way fail."""
+        self._is_closed = True
         for shared in (self._shared, self._shared_by_keys):
             if shared is not None:
                 await shared.aclose()

@@ -13,7 +13,7 @@ from shared.errors import QueueUnavailableError
 from shared.queue.client import QueueRedis
 from shared.queue.connection import connect
 from shared.queue.scripts import Script
-from tests.servers import PATIENCE_S, Kind, RedisServer, wait_for
+from tests.servers import PATIENCE_S, Kind, RedisServer, read_info, wait_for
 
 ADD = Script("add", "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]")
 _TIMEOUT_S = 1.0
@@ -149,3 +149,27 @@ async def test_refusals_reach_the_caller_and_leave_the_connection(client: QueueR
     assert isinstance(answers[0], QueueUnavailableError)
     assert answers[1] == b"beside"
     assert not wire.lost
+
+
+async def test_connection_that_opens_while_its_client_closes_is_closed(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node of a cluster that loses its slots is left while a connection to it is being opened."""
+    reached, go_on, open_connection = asyncio.Event(), asyncio.Event(), asyncio.open_connection
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        opened = await open_connection(*args, **options)
+        reached.set()
+        await go_on.wait()
+        return opened
+
+    monkeypatch.setattr(asyncio, "open_connection", slowly)
+    before = read_info(server.port, "clients")["connected_clients"]
+    client = connect(server.url, socket_timeout_s=PATIENCE_S)
+    reading = asyncio.create_task(stored(client))
+    await reached.wait()
+    await client.aclose()
+    go_on.set()
+    await asyncio.wait([reading])
+    reading.exception()
+    await wait_for(lambda: read_info(server.port, "clients")["connected_clients"] == before)
