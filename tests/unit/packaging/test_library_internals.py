@@ -61,6 +61,7 @@ NAMES = {
 MEMBERS = {
     ("services.email_sender.protocol", "ReplyQueueProtocol"): {"_drain_helper", "_loop"},
     ("services.ingest.http.app", "_Router"): set[str](),
+    ("services.ingest.http.ready_answer", "_ReadyAnswer"): set[str](),
     ("services.webhook_sender.addresses", "Guard"): set[str](),
     ("shared.http_sending.connector", "StartingConnector"): {
         "_acquired",
@@ -90,6 +91,8 @@ PARAMETERS = [
     (web.RequestHandler.handle_error, ["self", "request", "status", "exc", "message"]),
     (web.UrlDispatcher.resolve, ["self", "request"]),
     (web.AppRunner._make_server, ["self"]),
+    (web.StreamResponse.prepare, ["self", "request"]),
+    (web.StreamResponse.write_eof, ["self", "data"]),
 ]
 
 
