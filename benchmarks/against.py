@@ -35,7 +35,9 @@ from benchmarks.suite import CONTESTS
 from benchmarks.workload import Load
 name, load, folder, tree = sys.argv[1:]
 os.chdir(tree)
-[contest] = [one for one in CONTESTS if one.name == name]
+contest = next((one for one in CONTESTS if one.name == name), None)
+if contest is None:
+    sys.exit(f"this version does not know the work {name}: name the others with --works")
 # an earlier version does not know every part of a load
 known = {one.name for one in fields(Load)}
 parts = {part: value for part, value in orjson.loads(load).items() if part in known}
