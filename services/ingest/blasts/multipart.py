@@ -15,7 +15,7 @@ from aiohttp import (
 )
 from aiohttp.http_exceptions import BadHttpMessage
 
-from services.ingest.http.bodies import ENDINGS, Meter, check_charset, coding_of
+from services.ingest.http.bodies import ENDINGS, Meter, check_charset_of, coding_of
 from services.ingest.http.errors import ApiError
 from services.ingest.http.operation import Call
 from shared.foreign_text import valid
@@ -40,14 +40,14 @@ class Part:
         self.name = valid(reader.name or "")
         self.filename = valid(reader.filename or "")
         self.charset = valid(reader.get_charset(""))
-        named = valid(reader.headers.get("Content-Type", ""))
-        self.content_type = named.partition(";")[0].strip().lower()
+        self._named = valid(reader.headers.get("Content-Type", ""))
+        self.content_type = self._named.partition(";")[0].strip().lower()
         if coding_of(reader.headers.get("Content-Encoding", "")):
             raise ApiError("UNSUPPORTED_ENCODING", "the parts of a multipart body must not be compressed")
 
     def check_charset(self) -> None:
         """Raise ApiError where it names a character set other than UTF-8."""
-        check_charset(self.charset, f"the part {self.name[:40]!r}")
+        check_charset_of(self._named, f"the part {self.name[:40]!r}")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield its content as it arrives."""

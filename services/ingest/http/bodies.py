@@ -14,6 +14,7 @@ import asyncio
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Awaitable, Iterator
+from email.message import Message
 from typing import TypeVar
 
 import msgspec
@@ -123,6 +124,17 @@ def check_charset(charset: str | None, what: str = "the body") -> None:
     if charset and charset.lower().replace("_", "-") not in _UTF8:
         said = f"{what} must be UTF-8, but its Content-Type says {charset[:40]!r}"
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", said)
+
+
+def check_charset_of(content_type: str, what: str) -> None:
+    """Raise 415 where this Content-Type, that of `what`, names a charset other than UTF-8, or cannot be read."""
+    named = Message()
+    named["Content-Type"] = content_type or "text/plain"
+    try:
+        charset = named.get_content_charset()
+    except ValueError as error:  # the number of a parameter's section has thousands of digits
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"the Content-Type of {what} cannot be read") from error
+    check_charset(charset, what)
 
 
 async def read_json(call: Call, limit: int | None = None) -> bytes:

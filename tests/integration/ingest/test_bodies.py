@@ -103,6 +103,13 @@ async def test_a_type_that_cannot_be_read_is_refused(path: str, kind: str, param
     assert reply.body["message"]
 
 
+async def test_another_character_set_in_the_form_of_rfc_2231_is_refused(api: Api) -> None:
+    """A parameter's extended form counts as the plain one."""
+    headers = {"Content-Type": "application/json; charset*=us-ascii''latin1"}
+    assert (await api.call("POST", "/api/messages", data=_bytes(MESSAGE), headers=headers)).status == 415
+    assert (await _multipart(api, _bytes(HEAD), headers["Content-Type"])).status == 415
+
+
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"', "us-ascii"])
 async def test_several_names_of_utf_8_are_accepted(charset: str, api: Api) -> None:
     """The names that clients use are all accepted."""

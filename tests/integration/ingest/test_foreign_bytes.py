@@ -91,6 +91,7 @@ _FIELDS = {
     "a charset in a strange form": (b"text/csv", b"text/csv; charset*=zip''%ff"),
     "a byte in a file's name": (b"a.csv", b"\xff.csv"),
     "a section's number without end": (b"text/csv", b"text/csv; charset*" + b"9" * 5000 + b"=x"),
+    "such a section of the head": (b"application/json", b"application/json; charset*" + b"9" * 5000 + b"=x"),
     "comments in comments": (b"application/json", b"application/json; " + b"(" * 500),
     "a file's name in UTF-16": (b'filename="a.csv"', b"filename*=utf-16''%ff%fe%00%d8"),
     "a byte in a part's name": (b'name="recipients"', b'name="recipi\xffents"'),
