@@ -6,7 +6,6 @@ import pytest
 
 from services.ingest.blasts.submission import new_blast_id
 from shared.blasts import lowest_blast_id, time_of_blast_id
-from shared.jobs import JobId, parse_job_id
 
 DAY_MS = 86_400_000
 
@@ -17,13 +16,6 @@ def test_an_id_is_between_the_bounds_of_its_time(at_ms: int) -> None:
     job_id = f"{new_blast_id(at_ms)}:0:email"
     assert time_of_blast_id(job_id.partition(":")[0]) == at_ms
     assert lowest_blast_id(at_ms) <= job_id < lowest_blast_id(at_ms + 1)
-
-
-@pytest.mark.parametrize("index", ["", "-1", "+1", " 1", "1_0", "\u0661", "9" * 19, "9" * 5000])
-def test_another_text_than_an_index_makes_no_job_id(index: str) -> None:
-    """An index has one to 18 ASCII digits."""
-    assert parse_job_id(f"blast:{index}:email") is None
-    assert parse_job_id(f"blast:{10**18 - 1}:email") == JobId("blast", 10**18 - 1, "email")
 
 
 def test_a_time_before_all_ids_is_below_them() -> None:

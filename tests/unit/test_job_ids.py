@@ -17,8 +17,12 @@ def test_a_job_id_is_split_into_its_parts(text: str, parts: tuple[str, int, str]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "a:1", ":1:email", "a::email", "a:1:", "a:1:b:c", "a:-1:b", "a:x:b", "a:٣:b", f"a:{'9' * 5000}:b"]
-)
+    "text",
+    [
+        "", "a", "a:1", ":1:email", "a::email", "a:1:", "a:1:b:c", "a:-1:b",
+        "a:+1:b", "a: 1:b", "a:1_0:b", "a:x:b", "a:\u0663:b", f"a:{'9' * 19}:b", f"a:{'9' * 5000}:b",
+    ],
+)  # fmt: skip
 def test_no_other_text_is_split(text: str) -> None:
     """Python refuses to read a number of more than 4,300 digits, so that a path with one was answered with 500."""
     assert parse_job_id(text) is None
