@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measurement(wanted: Wanted) -> Measurement:
     """Measure it as a work of the suite: what was reached of what was asked for, and the times of requests."""
-    found = measure(wanted)
+    found = measure(wanted, Load(0).concurrency)  # as all works of the suite
     statuses, messages = found.statuses_per_s, found.messages_per_s
     ratios = (statuses / wanted.statuses, messages / wanted.messages)
     values = (statuses, ratios[0], messages, ratios[1], found.share(0.5), found.share(0.99))
