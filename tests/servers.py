@@ -136,7 +136,11 @@ class RedisServer:
         self._wait_until_ready()
 
     def stop(self) -> None:
-        """Stop the server with SIGTERM; its data stays for the next start."""
+        """Stop the server with SIGTERM; its data stays for the next start.
+
+        The signal is sent until the server has ended: Redis refuses it ("Writing initial AOF, can't exit") and forgets
+        it while a replica writes its first append-only file.
+        """
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -178,10 +182,16 @@ class RedisServer:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.send_signal(number)
-        process.wait(timeout=60)
+        for _ in range(60):
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(number)
+            try:
+                process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                continue
+            return
+        pytest.fail(f"{self.kind} does not end:\n{self._log()[-2000:]}")
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
@@ -196,8 +206,10 @@ class RedisServer:
             except OSError:
                 pass  # not listening yet
             time.sleep(0.01)
-        log = (self._folder / "server.log").read_text(errors="replace")
-        pytest.fail(f"{self.kind} did not start on port {self.port}:\n{log[-2000:]}")
+        pytest.fail(f"{self.kind} did not start on port {self.port}:\n{self._log()[-2000:]}")
+
+    def _log(self) -> str:
+        return (self._folder / "server.log").read_text(errors="replace")
 
 
 @overload

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from tests.e2e.console.browser import Visit
 from tests.e2e.console.conftest import ADMIN
 from tests.e2e.console.hands import Hand
-from tests.e2e.console.walking import call, fail, file, wait
+from tests.e2e.console.walking import accept, call, fail, file, wait
 from tests.e2e.system import System
 
 IMPORT = "email,reason\n{hand}.one@example.org,asked by phone\n{hand}.two@example.org,\nno address,\n"
@@ -125,4 +125,22 @@ def test_what_a_filter_shows_is_exported(walk: tuple[Visit, Hand], system: Syste
     text = download.value.path().read_text()
     assert text.startswith("\ufeffid,job_id,")
     assert text.count("bounce+exportedby") == 2
+    visit.check()
+
+
+def test_a_button_stays_itself_when_the_page_changes(walk: tuple[Visit, Hand], system: System) -> None:
+    """Beside a button that changes, the others do not: a click or Enter in that moment does what the person meant."""
+    visit, _ = walk
+    page = visit.page
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    blast_id = accept(system, "paused by others", ["stays@example.com"], scheduledAt=tomorrow)
+    visit.open(f"/blasts/{blast_id}")
+    cancel = page.wait_for_selector(".actions button:has-text('Cancel')")
+    assert cancel is not None
+    cancel.focus()
+    for action, shown in (("pause", "Resume"), ("resume", "Pause")):
+        system.send("POST", f"/api/blasts/{blast_id}/{action}", {}, ADMIN)
+        page.wait_for_selector(f".actions button:has-text('{shown}')")
+        assert cancel.inner_text() == "Cancel"
+        assert page.evaluate("document.activeElement.textContent") == "Cancel"
     visit.check()

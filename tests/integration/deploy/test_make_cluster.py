@@ -129,3 +129,20 @@ async def test_nodes_that_come_back_elsewhere_find_each_other(nodes: Nodes) -> N
             nodes.start(name)
         await wait_for(nodes.all_are_joined, PATIENCE_S, f"{gone} to be joined again")
     assert text_of(owner.port, "GET {kept}") == "yes"
+
+
+async def test_a_replica_ends_although_it_refuses_the_first_signal() -> None:
+    """Redis forgets a SIGTERM that comes while a new replica writes its first append-only file."""
+    master, replica = RedisServer("redis"), RedisServer("redis", ["--rdb-key-save-delay", "20000"])
+    try:
+        for server in (master, replica):
+            server.start()
+        for one in range(100):
+            master.command("SET", f"key{one}", "value")
+        replica.command("REPLICAOF", "127.0.0.1", str(master.port))
+        await wait_for(lambda: read_info(replica.port, "persistence")["aof_rewrite_in_progress"] == "1")
+        replica.stop()
+        assert not replica.runs()
+    finally:
+        for server in (master, replica):
+            server.destroy()

@@ -48,12 +48,12 @@ function Actions({ blast, reload }) {
     danger: true,
     act: async () => { await post(`${path}/cancel`); toast("The blast is cancelled."); },
   }).then(reload);
+  const resume = () => attempt(() => post(`${path}/resume`), "The blast is resumed.").then(reload);
+  // with keys, or one button may become another between a person's look and the click
   return html`
-    ${!over && (paused
-      ? html`<${Button} kind="main" onClick=${() => attempt(() => post(`${path}/resume`), "The blast is resumed.").then(reload)}>Resume<//>`
-      : html`<button type="button" onClick=${pause}>Pause</button>`)}
-    ${!over && html`<button type="button" class="danger" onClick=${cancel}>Cancel</button>`}
-    ${blast.counts.failed > 0 && blast.state !== "cancelled" && html`<button type="button" onClick=${() => retry(blast, null, reload)}>Send the failed again</button>`}`;
+    ${!over && html`<${Button} key="pause" kind=${paused ? "main" : ""} onClick=${paused ? resume : pause}>${paused ? "Resume" : "Pause"}<//>`}
+    ${!over && html`<button type="button" key="cancel" class="danger" onClick=${cancel}>Cancel</button>`}
+    ${blast.counts.failed > 0 && blast.state !== "cancelled" && html`<button type="button" key="retry" onClick=${() => retry(blast, null, reload)}>Send the failed again</button>`}`;
 }
 
 const waiting = ({ counts }) => (counts.queued || 0) + (counts.scheduled || 0) + (counts.retrying || 0);
