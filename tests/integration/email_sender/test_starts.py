@@ -214,6 +214,7 @@ async def test_slow_answers_do_not_slow_a_servers_rate(world: World) -> None:
     assert sum(gaps) < 10 * 0.2 * 1.4
 
 
+@pytest.mark.timing
 async def test_a_servers_rate_counts_a_message_once() -> None:
     """Replacing a closed connection does not wait for the server's rate again."""
     async with (

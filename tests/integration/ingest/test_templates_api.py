@@ -107,6 +107,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("name", sorted(HOSTILE))
 async def test_a_hostile_template_ends_in_422_at_once(name: str, api: Api) -> None:
     """It reaches nothing and stalls nothing: the same service answers immediately afterwards."""

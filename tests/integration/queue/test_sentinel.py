@@ -112,6 +112,7 @@ async def test_scripts_leave_a_demoted_master(pair: tuple[RedisServer, RedisServ
     await asked.aclose()
 
 
+@pytest.mark.timing
 async def test_a_frozen_sentinel_costs_nothing(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
     """Sentinels are asked at once: with a frozen one named first, a connection opens as fast as without it."""
     frozen = _sentinel(pair[0].port)

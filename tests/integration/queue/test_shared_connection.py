@@ -254,6 +254,7 @@ async def test_closing_the_client_fails_the_calls_under_way() -> None:
             await call
 
 
+@pytest.mark.timing
 async def test_a_server_that_answers_no_login_costs_all_callers_one_time_out() -> None:
     """They share the attempt: opened one after the other, ten would have taken ten time-outs."""
     connections = 0

@@ -274,6 +274,7 @@ async def test_second_answer_to_one_delivery_answers_no_other(apart: bool) -> No
     assert connections == 2
 
 
+@pytest.mark.timing
 async def test_flood_of_interim_responses_is_cut_off() -> None:
     """aiohttp would read them without a pause: nothing else in the process ran for half a minute."""
 
@@ -296,6 +297,7 @@ LINES = (b"X-Filler: " + b"a" * 4000 + b"\r\n") * 16
 CHUNKS = (b"1;" + b"a" * 4000 + b"\r\nx\r\n") * 16
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     ("begins", "flood", "accepted"),
     [

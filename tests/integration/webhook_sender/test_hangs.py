@@ -139,6 +139,7 @@ async def test_hanging_handshake_is_bounded() -> None:
     assert (type(error), error.code) == (UnavailableError, "connect")
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "serve",
     [
@@ -203,6 +204,7 @@ async def test_acceptance_is_noted_before_the_body_is_read() -> None:
     assert noted == [("evt_abc", "202")]
 
 
+@pytest.mark.timing
 async def test_early_answer_counts_although_the_body_is_not_read() -> None:
     """Some receivers answer from the headers alone."""
 
@@ -253,6 +255,7 @@ async def test_connection_that_opened_while_the_sender_stood_still_is_used() -> 
             assert (await channel.send(DELIVERY)).response == "204 No Content"
 
 
+@pytest.mark.timing
 async def test_hanging_endpoint_delays_no_other() -> None:
     """Each has its own connections and look-ups."""
     async with (

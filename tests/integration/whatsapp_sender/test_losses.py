@@ -219,6 +219,7 @@ async def test_an_answer_that_came_while_the_sender_stood_still_is_read(api: Api
         assert (await sending).message_id.startswith("wamid.")
 
 
+@pytest.mark.timing
 async def test_an_answer_is_not_waited_for_longer_than_its_time_out_asks(api: Api) -> None:
     """The time-out also bounds a response that arrives byte by byte."""
 

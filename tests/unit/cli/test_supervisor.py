@@ -109,6 +109,7 @@ async def test_children_are_stopped_stage_by_stage(make: Make, tmp_path: Path) -
     assert supervisor.pids() == {}
 
 
+@pytest.mark.timing
 async def test_a_child_that_ignores_sigterm_is_killed_in_time(make: Make, tmp_path: Path) -> None:
     """The stop takes at most the grace time plus a stage's allowance."""
     log = tmp_path / "log"
