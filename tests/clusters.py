@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from redis.exceptions import ClusterDownError
+from redis.exceptions import ClusterDownError, ResponseError
 
 from shared.queue.connection import connect
-from tests.servers import PATIENCE_S, Kind, RedisServer, wait_for
+from tests.servers import PATIENCE_S, Kind, RedisServer, read_info, wait_for
 
 SLOTS = 16384
 _JOINED_WITHIN_S = 120.0
@@ -59,8 +59,9 @@ class Cluster:
             assert self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", str(node.port)) == b"+OK"
         self._wait(lambda: all(self.known(node) == len(self.nodes) for node in self.nodes), "every node to know all")
         for number, node in enumerate(self.replicas):
-            master = self.masters[number % len(self.masters)]
-            assert node.command("CLUSTER", "REPLICATE", id_of(master)) == b"+OK"
+            command = ("CLUSTER", "REPLICATE", id_of(self.masters[number % len(self.masters)]))
+            # refused while the node knows its master only by its address
+            self._wait(partial(_succeeds, node, *command), "a node to replicate")
         self._wait(self.is_whole, "the cluster to be whole")
 
     def is_whole(self) -> bool:
@@ -107,6 +108,21 @@ class Cluster:
         port = int(address.partition("@")[0].rpartition(":")[2])
         return next(node for node in self.nodes if node.port == port)
 
+    async def in_step(self) -> None:
+        """Wait until every replica has what its master has acknowledged so far."""
+        for replica in self.replicas:
+            master = self._at(f"127.0.0.1:{(await self._replication(replica))['master_port']}")
+            offset = int((await self._replication(master))["master_repl_offset"])
+
+            async def has_all(replica: RedisServer = replica, offset: int = offset) -> bool:
+                return int((await self._replication(replica))["slave_repl_offset"]) >= offset
+
+            await wait_for(has_all, _JOINED_WITHIN_S, "a replica to catch up")
+
+    @staticmethod
+    async def _replication(node: RedisServer) -> dict[str, str]:
+        return await asyncio.to_thread(read_info, node.port, "replication")
+
     async def cut_link(self, master: RedisServer) -> None:
         """Cut a master off from its replica until `restore`, or until the replica takes over: it lacks what follows."""
         replica = await asyncio.to_thread(self.replica_of, master)
@@ -145,6 +161,10 @@ class Cluster:
             if time.monotonic() > until:
                 pytest.fail(f"not within {_JOINED_WITHIN_S:g} s: {what}")
             time.sleep(0.05)
+
+
+def _succeeds(node: RedisServer, *command: str) -> bool:
+    return node.command(*command) == b"+OK"
 
 
 def _is(met: Callable[[], bool]) -> bool:
@@ -217,10 +237,14 @@ async def move_slot(cluster: Cluster, slot: int, to: RedisServer | None = None) 
 
 
 async def _migrate(client: Any, target: RedisServer, key: bytes) -> bool:
-    """Move a key; return whether the cluster allowed it: on a busy machine nodes may lose sight of each other."""
+    """Move a key; return whether both nodes allowed it: on a busy machine nodes may lose sight of each other."""
     try:
-        answer = await client.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 30_000)
+        answer = await client.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 30_000, "REPLACE")
     except ClusterDownError:
+        return False
+    except ResponseError as error:
+        if "CLUSTERDOWN" not in str(error):  # the target's, in the words of the source
+            raise
         return False
     assert answer in {b"OK", "OK", b"NOKEY", "NOKEY"}
     return True

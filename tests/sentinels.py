@@ -17,18 +17,16 @@ from tests.servers import Kind, binary_of, free_port, freeze, send_inline
 
 SERVICE = "kurir"
 _READY_WITHIN_S = 60.0
+# A master that stands still on a busy machine must not be replaced before a test says so (SENTINEL FAILOVER). Nor does
+# a Sentinel promote a replica whose link has been down for ten times as long.
+_DOWN_AFTER_MS = 60_000
+FAILOVER_TIMEOUT_S = 90.0  # one that stood still for 2 s does nothing for 30 s (its TILT mode)
 
 
 class Sentinel:
-    """A Sentinel that takes the master for dead after `down_after_ms`, and fails over once `quorum` of them agree.
+    """A Sentinel that fails over when it is told to; `lines` go to its configuration: passwords, as a rule."""
 
-    `lines` go to its configuration: passwords, as a rule.
-    """
-
-    def __init__(
-        self, master_port: int, quorum: int = 1, *, down_after_ms: int = 300, lines: Sequence[str] = (),
-        kind: Kind = "valkey",
-    ) -> None:  # fmt: skip
+    def __init__(self, master_port: int, quorum: int = 1, *, lines: Sequence[str] = (), kind: Kind = "valkey") -> None:
         self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="kurir-test-sentinel-"))
         path = self._folder / "sentinel.conf"
@@ -38,8 +36,8 @@ class Sentinel:
             f"dir {self._folder}",
             f"logfile {self._folder}/sentinel.log",
             f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} {quorum}",
-            f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
-            f"sentinel failover-timeout {SERVICE} 2000",
+            f"sentinel down-after-milliseconds {SERVICE} {_DOWN_AFTER_MS}",
+            f"sentinel failover-timeout {SERVICE} {_DOWN_AFTER_MS}",
             *lines,
         ]
         path.write_text("\n".join(settings) + "\n")

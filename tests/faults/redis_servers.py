@@ -7,16 +7,14 @@ that user, which closes the connection.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from shared.errors import QueueUnavailableError
 from shared.queue.connection import connect, translated
-from tests.sentinels import SERVICE, Sentinel
+from tests.sentinels import FAILOVER_TIMEOUT_S, SERVICE, Sentinel
 from tests.servers import Kind, RedisServer, read_info, wait_for
 
-_LINK_TIMEOUT_S = 30.0
-_FAILOVER_TIMEOUT_S = 60.0
-# Sentinel does not promote a replica whose link has been down for ten times as long
-_DOWN_AFTER_MS = 1500
+_LINK_TIMEOUT_S, _POLL_S = 30.0, 0.1
 _USER = ("replication", "on", ">of-a-test", "+psync", "+replconf", "+ping")
 _OPTIONS = (
     "--user",
@@ -60,10 +58,7 @@ class RedisServers:
             return
         await self.start_replica()
         quorum = self._wanted // 2 + 1
-        self.sentinels += [
-            Sentinel(self.master.port, quorum, down_after_ms=_DOWN_AFTER_MS, kind=self._kind)
-            for _ in range(self._wanted)
-        ]
+        self.sentinels += [Sentinel(self.master.port, quorum, kind=self._kind) for _ in range(self._wanted)]
         await wait_for(self._sentinels_know_each_other, _LINK_TIMEOUT_S, "the Sentinels to meet")
 
     async def start_replica(self) -> None:
@@ -93,14 +88,18 @@ class RedisServers:
         await wait_for(is_cut, _LINK_TIMEOUT_S, "the replica to lose its link")
 
     async def failed_over(self) -> None:
-        """Wait until the Sentinels have promoted the replica of a dead master and report it as the master."""
+        """Let a Sentinel promote the replica of a dead master; return once the Sentinels lead clients to it."""
 
         async def is_master() -> bool:
+            # asked for again, since a Sentinel may know no good replica yet
+            with suppress(OSError):
+                await asyncio.to_thread(self.sentinels[0].command, "SENTINEL", "FAILOVER", SERVICE)
+            await asyncio.sleep(_POLL_S)
             return (await _info(self.replica)).get("role") == "master"
 
         try:
-            await wait_for(is_master, _FAILOVER_TIMEOUT_S, "the replica to be promoted")
-            await wait_for(self._is_reached, _FAILOVER_TIMEOUT_S, "the Sentinels to name the new master")
+            await wait_for(is_master, FAILOVER_TIMEOUT_S, "the replica to be promoted")
+            await wait_for(self._is_reached, FAILOVER_TIMEOUT_S, "the Sentinels to name the new master")
         except BaseException as error:
             error.add_note("\n".join(one.log() for one in self.sentinels))
             raise

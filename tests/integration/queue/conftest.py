@@ -10,7 +10,7 @@ import pytest
 from tests.clusters import PATIENT, Cluster, running_cluster
 from tests.integration.queue.world import World, open_world
 from tests.sentinels import Sentinel
-from tests.servers import RedisServer
+from tests.servers import PATIENCE_S, RedisServer
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def sentinel(valkey_server: RedisServer) -> Iterator[Sentinel]:
     """Start a Sentinel that watches the session's Valkey."""
-    sentinel = Sentinel(valkey_server.port, down_after_ms=60_000)
+    sentinel = Sentinel(valkey_server.port)
     try:
         sentinel.await_ready()
         yield sentinel
@@ -50,13 +50,18 @@ def shared_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer than the product does for partitions that do not answer: on a busy machine they are only slow."""
+    for module in ("consumers", "event_log"):
+        monkeypatch.setattr(f"shared.queue.{module}.PATIENCE_S", PATIENCE_S)
+
+
 @pytest.fixture
-async def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """An empty queue; of several partitions, a small blast goes to the first one."""
     kind, partitions = request.param
     if kind == "cluster":
-        # six nodes on a busy machine: what has not been answered by then counts as away
-        monkeypatch.setattr("shared.queue.consumers.PATIENCE_S", 10.0)
         cluster: Cluster = request.getfixturevalue("shared_cluster")
         cluster.flush()
         url = cluster.url

@@ -10,7 +10,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,13 +25,11 @@ from shared.queue.fetched import Fetched, read_fetched
 from shared.queue.leases import Grant, Lease
 from shared.queue.partitions import limits_partition
 from shared.queue.reaper import Reaper
-from shared.queue.timing import Timing
 from shared.sending.job_limits import JobLimit
 from tests.integration.queue.model_jobs import ModelBlast, ModelJob
-from tests.integration.queue.world import HandSender, World, ends, lose_answer, open_world
+from tests.integration.queue.world import AT_ONCE, HandSender, World, ends, lose_answer, open_world
 
 ValueT = TypeVar("ValueT")
-AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=10**9, heartbeat_ttl_ms=10**9)
 LONG_MS = 60_000
 FAR_MS = 4_000_000_000_000
 POISON = 3

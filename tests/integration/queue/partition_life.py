@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from shared.blasts import Blast, pack_blast
 from shared.events import BlastAccepted, Ended, pack_event
 from shared.jobs import Lane, pack_job
@@ -14,14 +12,11 @@ from shared.queue.reaper import Reaper
 from shared.queue.refusals import Refusals, Refused
 from shared.queue.scripts import load_script
 from shared.queue.suppressions import Suppressions
-from shared.queue.timing import Timing
 from shared.suppressions import Suppression, pack_suppression
-from tests.integration.queue.world import HandSender, World
+from tests.integration.queue.world import AT_ONCE, KEEP_MS, HandSender, World
 
 BOUNCE = pack_suppression(Suppression("all", "bounce", "550", 1))
 REFUSED = Refused("mx", "550", "refused@example.com", "", "everybody is refused")
-AT_ONCE = Timing(checks_apart_ms=0, redis_up_ms=0)
-KEEP_MS = 3_600_000
 HEAD = b"\x93\xa1p\x01"  # of a batch [producer, number, events]
 
 
@@ -129,8 +124,3 @@ async def _suppress(partition: Partition) -> None:
     assert await partition.call("unsuppress", ("a@example.com", "", "", 0)) == 1
     assert await partition.call("copy_suppressions", ("c@example.com", "", BOUNCE)) == 1
     assert await partition.call("copy_suppressions", ("c@example.com", BOUNCE, "")) == 1
-
-
-def patient(world: World) -> World:
-    """Return the world with heartbeats that do not lapse within a test."""
-    return replace(world, timing=Timing(heartbeat_ttl_ms=KEEP_MS))

@@ -19,7 +19,7 @@ from shared.queue.partitions import partitions
 from shared.queue.safety import SafetyCheck
 from shared.queue.slots import SLOTS, slot_of
 from shared.queue.spread_check import check_spread
-from tests.clusters import Cluster, move_slot, running_cluster
+from tests.clusters import PATIENT, Cluster, move_slot, running_cluster
 from tests.integration.queue.world import World, open_world
 from tests.servers import RedisServer
 
@@ -27,7 +27,7 @@ from tests.servers import RedisServer
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """One cluster for the module's tests; those that break a node make their own."""
-    with running_cluster() as cluster:
+    with running_cluster(options=PATIENT) as cluster:
         yield cluster
 
 
@@ -155,8 +155,7 @@ async def test_client_recovers_from_the_death_of_a_master(monkeypatch: pytest.Mo
         world = open_world(cluster.url, partitions=4)
         world.spread = True
         blast = await world.given(40)
-        for node in cluster.masters:
-            assert node.command("WAIT", "1", "5000") == b":1"
+        await cluster.in_step()
         dead = next(node for node in cluster.masters if _has(node, slot_of(world.partition.keys.tag)))
         dead.kill()
         sender = await until_served(world.sender)

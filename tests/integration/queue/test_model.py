@@ -51,7 +51,7 @@ def quick_url(request: pytest.FixtureRequest) -> Iterator[str]:
 def sentinel_url() -> Iterator[str]:
     """The URL of a Sentinel that names such a server."""
     with quick_server("valkey") as server:
-        sentinel = Sentinel(server.port, down_after_ms=60_000)
+        sentinel = Sentinel(server.port)
         try:
             sentinel.await_ready()
             yield sentinel.url

@@ -16,7 +16,7 @@ from shared.queue.consumer import BeginPolicy, Consumer
 from shared.queue.keys import PartitionKeys
 from shared.queue.partitions import Partition
 from shared.queue.scripts import load_script
-from tests.integration.queue.partition_life import patient
+from tests.clusters import PATIENT
 from tests.integration.queue.test_partitions import OF_STREAMS, SCRIPTS
 from tests.integration.queue.world import HandSender, World
 from tests.servers import Kind, RedisServer, wait_for
@@ -53,7 +53,7 @@ class Node:
 
 
 def start_node(kind: Kind) -> Node:
-    server = RedisServer(kind, ["--cluster-enabled", "yes"])
+    server = RedisServer(kind, ["--cluster-enabled", "yes", *PATIENT])
     server.start()
     return Node(server, connect(server.url, max_connections=1))
 
@@ -83,7 +83,7 @@ async def begin_move(source: Node, target: Node) -> int:
 
 
 async def move(source: Node, target: Node, name: str) -> None:
-    assert await source.ask("MIGRATE", "127.0.0.1", target.server.port, name, 0, 5000) == "OK"
+    assert await source.ask("MIGRATE", "127.0.0.1", target.server.port, name, 0, 30_000) == "OK"
 
 
 async def check_nothing_runs(source: Node, target: Node) -> None:
@@ -103,7 +103,7 @@ async def check_nothing_runs(source: Node, target: Node) -> None:
 async def test_no_script_runs_on_half_of_a_partition(nodes: tuple[Node, Node]) -> None:
     """Neither before the first key has moved, nor once some have; at the new node work continues where it was."""
     source, target = nodes
-    world = patient(World(source.redis))
+    world = World(source.redis)
     blast = await world.given(4)
     sender = await world.sender()
     leases = await sender.take(2)

@@ -16,7 +16,7 @@ from shared.queue.doctor import Doctor
 from shared.queue.keys import PartitionKeys
 from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument, Script
-from tests.integration.queue.partition_life import BOUNCE, HEAD, given, live, patient
+from tests.integration.queue.partition_life import BOUNCE, HEAD, given, live
 from tests.integration.queue.world import World
 
 # called with the stream of receipts or the lease of a mailbox, which belong to no partition
@@ -66,7 +66,7 @@ async def test_every_script_is_called_with_a_key_that_exists(world: World, monke
         return answer
 
     monkeypatch.setattr(Script, "call", watched)
-    await live(patient(world))
+    await live(world)
     assert set(called) == SCRIPTS
 
 
@@ -80,7 +80,6 @@ async def test_the_first_write_creates_the_key_that_scripts_are_called_with(worl
 @pytest.mark.parametrize("index", [0, 1])
 async def test_work_in_one_partition_leaves_the_other_unchanged(world: World, index: int) -> None:
     """Every script is called in one; the other has waiting jobs, jobs in flight, a suppression and a pause."""
-    world = patient(world)
     here, there = of_partition(world, index), of_partition(world, 1 - index)
     other = await there.sender()
     await given(there, 3)

@@ -250,7 +250,6 @@ async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisS
     world, server = large
     await world.given(1)
     before = await used_memory(world)
-    world.timing = Timing(heartbeat_ttl_ms=600_000)
     most = await note_costs(world, server)
     blasts = [await given_heavy(world, 300), await given_heavy(world, 60, "normal")]
     sender, dead = await world.sender(), await world.sender()
@@ -290,7 +289,6 @@ async def test_no_call_is_slow_with_jobs_of_the_previous_version(large: tuple[Wo
     world, server = large
     await world.redis.hset("{email}:senders", "old", "{}")
     await world.redis.set("{email}:sender:old", "{}")
-    world.timing = Timing(heartbeat_ttl_ms=600_000)
     most = await note_costs(world, server)
     blasts = [await given_heavy(world, 100, "bulk", 1), await given_heavy(world, 20, "normal", 1)]
     assert await file_keys(world) == []
@@ -339,7 +337,6 @@ async def test_no_call_is_slow_with_large_jobs_outside_the_streams(large: tuple[
     """200 jobs with 200 KB of variables each wait for a limit, and 50 are deferred: no call of the doctor or of a
     cancellation takes 20 ms."""
     world, server = large
-    world.timing = Timing(heartbeat_ttl_ms=600_000)
     most = await note_costs(world, server)
     sender = await world.sender()
     limited, later = await world.blast(200), await world.blast(50)
@@ -370,7 +367,6 @@ async def test_no_call_of_a_recount_is_slow(large: tuple[World, RedisServer], co
     """The jobs that the doctor counts in one call, and ten times as many, page by page; some are deferred, some in
     flight. No call takes the server 20 ms."""
     world, server = large
-    world.timing = Timing(heartbeat_ttl_ms=600_000)
     sender = await world.sender(policy=BeginPolicy(concurrency=count))
     blasts = [await world.given(count // 4)]
     while leases := await sender.take(500):

@@ -16,7 +16,7 @@ from shared.queue.connection import connect, translated
 from shared.queue.scripts import Script
 from shared.queue.sentinel import read_sentinel_url
 from shared.urls import without_password
-from tests.sentinels import SERVICE, Sentinel
+from tests.sentinels import FAILOVER_TIMEOUT_S, SERVICE, Sentinel
 from tests.servers import RedisServer, free_port, wait_for
 
 _SET = Script("set", "return redis.call('SET', KEYS[1], ARGV[1])")
@@ -75,7 +75,8 @@ async def test_the_queue_follows_a_failover(pair: tuple[RedisServer, RedisServer
     await wait_for(replicated, what="the replica to have caught up")
     await client.wait(1, 5000)
     master.kill()
-    await wait_for(lambda: write("second"), 30, "Sentinel to promote the replica")
+    await _fail_over(sentinel)
+    await wait_for(lambda: write("second"), FAILOVER_TIMEOUT_S, "Sentinel to promote the replica")
     assert (await client.info("server"))["tcp_port"] == replica.port
     await client.aclose()
 
@@ -84,20 +85,12 @@ async def test_scripts_leave_a_demoted_master(pair: tuple[RedisServer, RedisServ
     """Sentinel makes the master a replica, which is alive: the next calls of scripts go to the new master."""
     master, replica = pair
     client = connect(_url(sentinel.port))
-    asked = connect(f"redis://:sentinels-own-password@127.0.0.1:{sentinel.port}")
-
-    async def succeeds(step: Awaitable[object]) -> bool:
-        try:
-            with translated("step"):
-                return bool(await step)
-        except (QueueUnavailableError, ResponseError):
-            return False
 
     async def written_to(server: RedisServer) -> bool:
         value = str(time.monotonic())
         new = connect(f"redis://:the-masters-password@127.0.0.1:{server.port}")
         try:
-            written = await succeeds(_SET.call(client, ["where"], [value]))
+            written = await _succeeds(_SET.call(client, ["where"], [value]))
             with translated("read back"):
                 return written and await new.get("where") == value.encode() and (await new.role())[0] == b"master"
         except QueueUnavailableError:  # a server whose role changes closes its connections
@@ -106,10 +99,25 @@ async def test_scripts_leave_a_demoted_master(pair: tuple[RedisServer, RedisServ
             await new.aclose()
 
     await wait_for(lambda: written_to(master), what="Sentinel to name the master")
-    await wait_for(lambda: succeeds(asked.execute_command("SENTINEL", "FAILOVER", SERVICE)), 30, "a good replica")
-    await wait_for(lambda: written_to(replica), 30, "the replica to be the master")
+    await _fail_over(sentinel)
+    await wait_for(lambda: written_to(replica), FAILOVER_TIMEOUT_S, "the replica to be the master")
     await client.aclose()
+
+
+async def _fail_over(sentinel: Sentinel) -> None:
+    """Tell a Sentinel to fail over, which takes a while to know a good replica."""
+    asked = connect(f"redis://:sentinels-own-password@127.0.0.1:{sentinel.port}")
+    command = ("SENTINEL", "FAILOVER", SERVICE)
+    await wait_for(lambda: _succeeds(asked.execute_command(*command)), FAILOVER_TIMEOUT_S, "a good replica")
     await asked.aclose()
+
+
+async def _succeeds(step: Awaitable[object]) -> bool:
+    try:
+        with translated("step"):
+            return bool(await step)
+    except (QueueUnavailableError, ResponseError):
+        return False
 
 
 @pytest.mark.timing

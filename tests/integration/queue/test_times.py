@@ -7,16 +7,13 @@ import time
 import msgspec
 import pytest
 
+from shared.blasts import Blast
 from shared.events import Queued
 from shared.jobs import Recipient
 from shared.queue.doctor import Doctor
-from shared.queue.leases import parked
+from shared.queue.leases import Lease, parked
 from shared.sending.job_limits import JobLimit
-from tests.integration.queue.world import World, eventually
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
+from tests.integration.queue.world import HandSender, World, eventually, in_time, now_ms
 
 
 @pytest.mark.timing
@@ -129,10 +126,12 @@ async def test_fetch_returns_when_the_next_job_is_due(world: World) -> None:
     sender = await world.sender()
     first, second = await sender.take()
     assert (await sender.consumer.fetch(1)).due_in_s is None
-    await sender.defer(second, 5000)
-    assert (await sender.consumer.fetch(1)).due_in_s == pytest.approx(5.0, abs=1.5)
-    await sender.retry(first, 2000)
-    assert (await sender.consumer.fetch(1)).due_in_s == pytest.approx(2.0, abs=1.4)
+    for lease, put_off, delay_s in ((second, sender.defer, 60.0), (first, sender.retry, 30.0)):
+        began = time.monotonic()
+        await put_off(lease, int(delay_s * 1000))
+        due_in_s = (await sender.consumer.fetch(1)).due_in_s
+        assert due_in_s is not None
+        assert delay_s - (time.monotonic() - began) - 0.1 < due_in_s < delay_s + 0.1
 
 
 async def test_parked_job_wakes_the_other_senders(world: World) -> None:
@@ -146,13 +145,17 @@ async def test_parked_job_wakes_the_other_senders(world: World) -> None:
 @pytest.mark.parametrize(("count", "lane"), [(3, "high"), (3, "normal"), (3, "bulk"), (150, "bulk")])
 async def test_scheduled_blast_waits_for_its_time(world: World, count: int, lane: str) -> None:
     """A scheduled blast, small or large, counts as scheduled, is not fetched before its time, and then is."""
-    at_ms = now_ms() + 1500  # later than a busy machine takes for what precedes it
-    blast = await world.given(count, lane, scheduled_at_ms=at_ms)  # type: ignore[arg-type]
-    sender = await world.sender()
-    assert await sender.fetch() == []
-    assert (await world.progress(blast)).counts["scheduled"] == count
-    assert (await world.control.channel_stats("email")).scheduled == count
-    await world.check_balance(blast)
+
+    async def waits(at_ms: int) -> tuple[Blast, HandSender]:
+        blast = await world.given(count, lane, scheduled_at_ms=at_ms)  # type: ignore[arg-type]
+        sender = await world.sender()
+        assert await sender.fetch() == []
+        assert (await world.progress(blast)).counts["scheduled"] == count
+        assert (await world.control.channel_stats("email")).scheduled == count
+        await world.check_balance(blast)
+        return blast, sender
+
+    at_ms, (blast, sender) = await in_time(world, waits)
     leases = await eventually(lambda: sender.take(count), "the time to come")
     assert now_ms() >= at_ms
     assert (await world.progress(blast)).counts["scheduled"] == 0
@@ -163,13 +166,17 @@ async def test_scheduled_blast_waits_for_its_time(world: World, count: int, lane
 
 async def test_scheduled_blast_that_is_paused_waits_for_both(world: World) -> None:
     """A scheduled blast that is resumed before its time still waits for it."""
-    at_ms = now_ms() + 2_000
-    blast = await world.given(150, "bulk", scheduled_at_ms=at_ms)
-    sender = await world.sender()
-    assert await world.control.pause_blast(blast.blast_id, "wait")
-    assert await sender.fetch() == []
-    assert await world.control.resume_blast(blast.blast_id)
-    assert await sender.fetch() == []
+
+    async def waits(at_ms: int) -> tuple[Blast, HandSender]:
+        blast = await world.given(150, "bulk", scheduled_at_ms=at_ms)
+        sender = await world.sender()
+        assert await world.control.pause_blast(blast.blast_id, "wait")
+        assert await sender.fetch() == []
+        assert await world.control.resume_blast(blast.blast_id)
+        assert await sender.fetch() == []
+        return blast, sender
+
+    at_ms, (blast, sender) = await in_time(world, waits)
     await eventually(lambda: sender.take(10), "its time")
     assert now_ms() >= at_ms
     await world.check_balance(blast)
@@ -191,12 +198,15 @@ async def test_expired_job_is_not_begun(world: World) -> None:
 
 async def test_parked_job_that_expires_meanwhile_ends(world: World) -> None:
     """A retry or a deferral that becomes due after the job's expiry is not begun."""
-    blast = await world.blast(2)
-    await world.enqueue(blast, expires_at_ms=now_ms() + 1500)
-    sender = await world.sender()
-    later, put_off = await sender.take()
-    assert await sender.retry(later, 1600)
-    assert await sender.defer(put_off, 1600)
+
+    async def begun(at_ms: int) -> tuple[Blast, HandSender, list[Lease]]:
+        blast, sender = await world.blast(2), await world.sender()
+        await world.enqueue(blast, expires_at_ms=at_ms)
+        return blast, sender, await sender.take()
+
+    at_ms, (blast, sender, (later, put_off)) = await in_time(world, begun)
+    assert await sender.retry(later, at_ms + 100 - now_ms())
+    assert await sender.defer(put_off, at_ms + 100 - now_ms())
     words: list[str] = []
     while len(words) < 2:
         words += await sender.obey(await eventually(lambda: sender.fetch(2), "the parked ones"))

@@ -15,7 +15,7 @@ from shared.sending.provider import RenderedMessage
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider, RememberedAttempts
 from tests.integration.sending.running import SETTINGS
-from tests.servers import wait_for
+from tests.servers import PATIENCE_S, wait_for
 
 QUICK = replace(
     SETTINGS, sender_id="housekeeper", timing=replace(SETTINGS.timing, check_every_ms=20, watch_every_ms=20)
@@ -110,7 +110,7 @@ async def test_a_swallowed_cancellation_does_not_keep_a_stuck_sender_alive(world
     loop._shares.each[0].wake_ups.wait = wait  # type: ignore[assignment,method-assign]
     loop._shares.each[0].keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]
     running = asyncio.create_task(loop.run(Stop()))
-    await asyncio.wait([running], timeout=10)
+    await asyncio.wait([running], timeout=PATIENCE_S)
     assert running.done()
     assert swallowed
     assert isinstance(running.exception(), ExceptionGroup)

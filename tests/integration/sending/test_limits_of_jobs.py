@@ -21,13 +21,13 @@ from shared.queue.leases import Grant, Lease, parked
 from shared.sending.job_limits import JobLimit
 from shared.sending.outcomes import processing_event
 from shared.settings import Rate
-from tests.integration.queue.world import HandSender, World, eventually
+from tests.integration.queue.world import HandSender, World, eventually, in_time, now_ms
 from tests.integration.sending.fakes import FakeProvider
 from tests.integration.sending.running import SETTINGS, sending, slow_answers
 from tests.integration.sending.test_rate import most_in_any_second
 from tests.servers import wait_for
 
-GAP_US = 6_000_000
+GAP_US = 600_000_000  # no start is free before a test says so (`is_free`)
 SHORT_US = 300_000
 LIMIT = "62812"
 TWENTY_A_SECOND = replace(SETTINGS, domain_rates={"example.com": Rate(20, 1.0)})
@@ -198,7 +198,7 @@ async def test_a_burst_goes_at_once_and_the_rest_waits(both: World) -> None:
     assert truth.delayed == 6
     fetched = await sender.consumer.fetch(10)
     assert fetched.leases == []
-    assert fetched.due_in_s == pytest.approx(GAP_US / 1e6, abs=1)
+    assert fetched.due_in_s == pytest.approx(GAP_US / 1e6, abs=60)
 
 
 async def test_a_burst_is_shared_by_all_senders(both: World) -> None:
@@ -219,7 +219,7 @@ async def test_a_free_start_is_given_to_one_sender(both: World) -> None:
     (lease,) = await one.fetch(10)
     fetched = await two.consumer.fetch(10)
     assert fetched.leases == []
-    assert fetched.due_in_s == pytest.approx(GAP_US / 1e6, abs=1)
+    assert fetched.due_in_s == pytest.approx(GAP_US / 1e6, abs=60)
     assert kinds(await begin_limited(one, [lease], GAP_US)) == ["granted"]
     await both.check_balance()
 
@@ -294,11 +294,12 @@ async def test_retry_is_held_to_the_limit_again(both: World) -> None:
     await both.given(2)
     assert kinds(await begin_limited(sender, await sender.fetch(2), SHORT_US)) == ["granted", "beyond"]
     (lease,) = await eventually(lambda: sender.fetch(1), "the job to be released")
-    assert kinds(await begin_limited(sender, [lease], SHORT_US)) == ["granted"]
+    assert kinds(await begin_limited(sender, [lease], GAP_US)) == ["granted"]
     assert await sender.consumer.settle([parked(lease, b"", 1)]) == [True]
     (again,) = await eventually(lambda: sender.fetch(1), "the retry")
     assert (again.job_id, again.attempt) == (lease.job_id, 2)
-    assert kinds(await begin_limited(sender, [again], SHORT_US)) == ["beyond"]
+    assert kinds(await begin_limited(sender, [again], GAP_US)) == ["beyond"]
+    await is_free(both)
     (last,) = await eventually(lambda: sender.fetch(1), "the retry to be released")
     assert (last.job_id, last.attempt) == (lease.job_id, 2)
     await both.check_balance()
@@ -315,21 +316,26 @@ async def test_jobs_kept_by_a_pause_do_not_start_all_at_once(both: World) -> Non
     await both.control.resume_channel("email")
     leases = await sender.fetch(10)
     assert len(leases) == 1
-    assert kinds(await begin_limited(sender, leases, SHORT_US)) == ["granted"]
+    assert kinds(await begin_limited(sender, leases, GAP_US)) == ["granted"]
     assert await sender.fetch(10) == []
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired", "suppressed", "paused"])
 async def test_what_may_not_be_sent_holds_no_start(both: World, how: str) -> None:
     """If the first of two waiting jobs may not be sent, the second gets its start."""
-    sender = await both.sender()
-    await both.given(1)
-    assert kinds(await begin_limited(sender, await sender.fetch(1), GAP_US)) == ["granted"]
-    expires_at_ms = time.time_ns() // 1_000_000 + 1500 if how == "expired" else 0
-    gone = await both.blast(1, "normal")
-    await both.enqueue(gone, expires_at_ms=expires_at_ms, recipient=Recipient("gone@example.com", "G"))
-    last = await both.given(1)
-    assert kinds(await begin_limited(sender, await sender.fetch(2), GAP_US)) == ["beyond"] * 2
+
+    async def two_wait(at_ms: int) -> tuple[HandSender, Blast, Blast]:
+        sender = await both.sender()
+        await both.given(1)
+        assert kinds(await begin_limited(sender, await sender.fetch(1), GAP_US)) == ["granted"]
+        gone = await both.blast(1, "normal")
+        expires_at_ms = at_ms if how == "expired" else 0
+        await both.enqueue(gone, expires_at_ms=expires_at_ms, recipient=Recipient("gone@example.com", "G"))
+        last = await both.given(1)
+        assert kinds(await begin_limited(sender, await sender.fetch(2), GAP_US)) == ["beyond"] * 2
+        return sender, gone, last
+
+    at_ms, (sender, gone, last) = await in_time(both, two_wait)
     redis: Any = both.redis
     if how == "cancelled":  # only the mark, as if the sweep was killed
         await redis.hset(f"{{email}}:blast:{gone.blast_id}", "cancelled_at", 1)
@@ -338,7 +344,7 @@ async def test_what_may_not_be_sent_holds_no_start(both: World, how: str) -> Non
     elif how == "suppressed":
         await redis.hset("{email}:suppressed", "gone@example.com", "hard_bounce")
     else:
-        await asyncio.sleep(max(0.0, expires_at_ms / 1000 - time.time()) + 0.05)
+        await asyncio.sleep(max(0, at_ms - now_ms()) / 1000 + 0.05)
     await is_free(both)
     (first,) = await sender.fetch(1)
     assert first.job.blast_id == gone.blast_id
@@ -392,7 +398,7 @@ async def test_changed_limit_holds_for_what_waits(both: World, lifted: bool) -> 
     """Senders with a higher rate, or none, release at their own rate the jobs that an earlier one put into the list."""
     sender = await both.sender()
     await both.given(4)
-    assert kinds(await begin_limited(sender, await sender.fetch(4), 600 * GAP_US)) == ["granted"] + ["beyond"] * 3
+    assert kinds(await begin_limited(sender, await sender.fetch(4), 6 * GAP_US)) == ["granted"] + ["beyond"] * 3
     await is_free(both)
     limit = "" if lifted else LIMIT
     (lease,) = await sender.fetch(10)
@@ -403,7 +409,7 @@ async def test_changed_limit_holds_for_what_waits(both: World, lifted: bool) -> 
         leases.extend(await sender.fetch(10))
         return len(leases) == 2
 
-    await wait_for(all_came, 2, "what waits to be released at the new rate")
+    await wait_for(all_came, what="what waits to be released at the new rate")
     await both.check_balance()
 
 
@@ -517,11 +523,21 @@ async def test_many_limits_cost_a_fetch_no_more(both: World) -> None:
     pipe.hincrby("{email}:counters", "enqueued", 5000)
     await pipe.execute()
     await redis.config_resetstat()
+    cpu_s = await cpu_seconds(both)
     leases = [lease for _ in range(20) for lease in await sender.fetch(10)]
     assert sum(lease.job.blast_id == blast.blast_id for lease in leases) == 100
     for _ in range(100):
         assert await sender.fetch(10) == []
+    took_s = await cpu_seconds(both) - cpu_s
     stats = await redis.info("commandstats")
-    assert stats["cmdstat_evalsha"]["usec"] / stats["cmdstat_evalsha"]["calls"] < 2000
+    scripts = stats["cmdstat_evalsha"]
+    # both are at least the work of the calls, and a busy machine does not make both larger
+    assert min(scripts["usec"], took_s * 1e6) / scripts["calls"] < 2000
     assert stats["cmdstat_zrangebyscore"]["calls"] < 120 * 8
     await both.check_balance(blast)
+
+
+async def cpu_seconds(world: World) -> float:
+    """Return how long the server has used a processor."""
+    used: Any = await world.redis.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])

@@ -23,11 +23,10 @@ from shared.sending.provider import Receipt, RenderedMessage
 from shared.sending.takeover import Takeover
 from shared.settings import Rate
 from shared.suppressions import Suppression, pack_suppression
-from tests.integration.queue.world import World, open_world, sent_move
+from tests.integration.queue.world import AT_ONCE, World, open_world, sent_move
 from tests.integration.sending.fakes import FakeProvider, accept
 from tests.integration.sending.running import QUARTER, SETTINGS, sending
 from tests.integration.sending.test_rate import TEN_A_SECOND, most_in_any_second
-from tests.integration.sending.test_takeover import AT_ONCE
 from tests.servers import wait_for
 
 DOMAIN_RATE = Rate(10, 0.5)

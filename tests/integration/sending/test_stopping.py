@@ -10,7 +10,7 @@ from shared.sending.provider import RenderedMessage
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider, RememberedAttempts
 from tests.integration.sending.running import SETTINGS
-from tests.servers import wait_for
+from tests.servers import PATIENCE_S, wait_for
 
 
 class _DeafBell:
@@ -41,6 +41,6 @@ async def test_sender_leaves_though_a_cancellation_was_swallowed(world: World) -
     running = asyncio.create_task(loop.run(stop))
     await wait_for(lambda: bell.waiting)
     stop.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await running
     assert bell.swallowed == 2

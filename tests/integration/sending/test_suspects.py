@@ -11,14 +11,12 @@ import pytest
 from shared.events import Ended
 from shared.jobs import Lane
 from shared.queue.reaper import Reaper
-from shared.queue.timing import Timing
 from shared.sending.provider import Receipt, RenderedMessage
-from tests.integration.queue.world import World
+from tests.integration.queue.world import AT_ONCE, World
 from tests.integration.sending.fakes import FakeProvider, accept
 from tests.integration.sending.running import SETTINGS, sending
 from tests.servers import wait_for
 
-AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0)
 _SUSPECTS, _OTHERS = 15, 1_000
 _SEND_S = 0.01
 

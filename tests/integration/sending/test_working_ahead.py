@@ -53,8 +53,12 @@ async def test_work_starts_ahead_on_what_was_only_fetched(world: World) -> None:
     async with sending(world, provider, ONE_AT_A_TIME):
         await wait_for(lambda: len(provider.calls) == 3, what="the third to hang")
         ahead = await wait_for(lambda: set(provider.told) - set(provider.rendered), what="others to be made known")
-        counts = (await world.progress(blast)).counts
-        assert (counts["sent"], counts["processing"], counts["queued"]) == (2, 1, 7)
+
+        async def only_one_is_begun() -> bool:
+            counts = (await world.progress(blast)).counts
+            return (counts["sent"], counts["processing"], counts["queued"]) == (2, 1, 7)
+
+        await wait_for(only_one_is_begun, what="the first two to be settled")
     assert ahead <= set(provider.forgotten)
 
 
