@@ -29,7 +29,7 @@ Kind = Literal["valkey", "redis"]
 INTERNAL_SECRET = "what all services of a test know"
 ValueT = TypeVar("ValueT")
 # pytest-xdist names its processes gw0, gw1, …
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
 _FIRST_PORT, _PORTS_EACH = 10_000, 600
 _ANSWER_TIMEOUT_S = 30.0  # a disk may stand still for seconds
 _turns = itertools.count(os.getpid() % _PORTS_EACH)
@@ -46,7 +46,7 @@ def free_port() -> int:
     ports. When asked for any free port, the kernel gave the same one to two processes before the first had used it.
     """
     while True:
-        port = _FIRST_PORT + _WORKER * _PORTS_EACH + next(_turns) % _PORTS_EACH
+        port = _FIRST_PORT + WORKER * _PORTS_EACH + next(_turns) % _PORTS_EACH
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

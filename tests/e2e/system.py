@@ -19,8 +19,11 @@ from typing import Any
 
 import psutil
 
+from tests.servers import WORKER
+
 KURIR = Path(sys.executable).with_name("kurir")
 _OFFSETS = (0, 10, 11, 20, 21, 30, 40, 41, 50, 79, 90, 91)
+_FIRST_BASE, _BASES_EACH = 25_000, 875
 _READY_TIMEOUT_S = 60.0
 
 
@@ -28,10 +31,12 @@ def free_base() -> int:
     """Return a base port such that all ports of a system are free.
 
     They are below the kernel's ephemeral ports, and above those of `free_port` and those, 10,000 higher, on which nodes
-    of clusters talk to each other.
+    of clusters talk to each other. Each test process has its own range: a system takes its ports a while after they
+    were found free, and two processes would give them to two systems.
     """
+    first = _FIRST_BASE + WORKER * _BASES_EACH
     while True:
-        base = random.randrange(25_000, 32_000)
+        base = random.randrange(first, first + _BASES_EACH - max(_OFFSETS))
         if all(_is_free(base + offset) for offset in _OFFSETS):
             return base
 
