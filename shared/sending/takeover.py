@@ -82,6 +82,8 @@ class Takeover:
         for path in sorted([*self._folder.glob(f"*{tag}{SUFFIX}"), *self._folder.glob(f"*{tag}{UNNAMED}")]):
             try:
                 with LeftJournal(path) as journal:
+                    if path.suffix == UNNAMED and journal.age_s() < _KEPT_S:
+                        continue  # its owner may be about to lock it, and would go without a journal
                     if journal.owner_is_gone() and await self._is_finished(journal):
                         journal.delete()
             except QueueUnavailableError as error:

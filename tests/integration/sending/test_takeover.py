@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,12 +16,9 @@ from shared.events import Returned, Sent, pack_event
 from shared.queue.consumer import Consumer
 from shared.queue.leases import HeldEntry, Lease
 from shared.queue.reaper import Reaper
-from shared.queue.timing import Timing
-from shared.sending.journal import Journal, Owner
+from shared.sending.journal import Journal, LeftJournal, Owner
 from shared.sending.takeover import Takeover
-from tests.integration.queue.world import HandSender, World
-
-AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0)
+from tests.integration.queue.world import AT_ONCE, HandSender, World
 
 
 @dataclass
@@ -179,6 +176,28 @@ async def test_old_journals_are_deleted(both: World, tmp_path: Path) -> None:
     os.utime(dead.path, (time.time() - 90_000,) * 2)
     await takeover.take_over()
     assert not dead.path.exists()
+
+
+async def test_a_journal_that_is_being_made_is_left_to_its_owner(
+    both: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G2: its owner may stand still before it locks the file; if another had the lock, it would have no journal."""
+    path = tmp_path / "email-h-1-a{email}.new"
+    path.touch()
+    locked: list[Path] = []
+    is_gone = LeftJournal.owner_is_gone
+
+    def noted(journal: LeftJournal) -> bool:
+        locked.append(journal.path)
+        return is_gone(journal)
+
+    monkeypatch.setattr(LeftJournal, "owner_is_gone", noted)
+    _, takeover, _ = await another(both, tmp_path)
+    await takeover.take_over()
+    assert (path.exists(), locked) == (True, [])
+    os.utime(path, (time.time() - 90_000,) * 2)
+    await takeover.take_over()
+    assert (path.exists(), locked) == (False, [path])
 
 
 async def test_a_sender_that_thaws_before_it_is_taken_from_keeps_its_jobs(both: World, tmp_path: Path) -> None:
