@@ -14,6 +14,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from shared.errors import SettingsError
@@ -134,7 +135,8 @@ class Supervisor:
             await asyncio.wait_for(process.wait(), limit_s)
         except TimeoutError:
             self._announce(f"{child.spec.name} did not stop in time and is killed")
-            process.kill()
+            with suppress(ProcessLookupError):  # it has ended in this very moment
+                process.kill()
             await process.wait()
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import pytest
 
 from services.cli.supervisor import ChildSpec, Supervisor
 from shared.errors import SettingsError
-from tests.servers import wait_for
+from tests.awake import awake
+from tests.servers import PATIENCE_S, wait_for
 
 # reports that it runs, then waits for SIGTERM and reports its end; {} is its reaction to SIGTERM
 _PROGRAM = """
@@ -70,7 +70,7 @@ async def test_a_child_that_dies_is_started_again(make: Make, tmp_path: Path) ->
     first = supervisor.pids()["a"]
     os.kill(first, signal.SIGKILL)
     await wait_for(lambda: _lines(log) == ["a runs"] * 2, what="the second run")
-    assert supervisor.pids()["a"] != first
+    await wait_for(lambda: supervisor.pids().get("a", first) != first, what="its process")
     assert said == ["a was ended by SIGKILL; restarting it in 0.2 s"]
 
 
@@ -86,7 +86,7 @@ async def test_wrong_settings_are_not_retried(make: Make) -> None:
     """Exit code 2 of a child is reported through `failed`, once."""
     supervisor, said = await make(2.0)
     await supervisor.start(ChildSpec("a", [sys.executable, "-c", "raise SystemExit(2)"], {}))
-    assert "a cannot run with these settings" in await asyncio.wait_for(supervisor.failed, 10)
+    assert "a cannot run with these settings" in await asyncio.wait_for(supervisor.failed, PATIENCE_S)
     assert said == []
 
 
@@ -100,7 +100,7 @@ async def test_a_program_that_does_not_exist_is_a_settings_error(make: Make) -> 
 async def test_children_are_stopped_stage_by_stage(make: Make, tmp_path: Path) -> None:
     """The data store outlives the senders."""
     log = tmp_path / "log"
-    supervisor, _ = await make(5.0)
+    supervisor, _ = await make(60.0)
     for name, stage in (("data", 2), ("recording", 1), ("sending", 0)):
         await supervisor.start(_spec(log, name, stage=stage, on_term="time.sleep(0.1); sys.exit(0)"))
     await wait_for(lambda: len(_lines(log)) == 3, what="three runs")
@@ -116,10 +116,33 @@ async def test_a_child_that_ignores_sigterm_is_killed_in_time(make: Make, tmp_pa
     supervisor, said = await make(0.3)
     await supervisor.start(_spec(log, "a", on_term="pass"))
     await wait_for(lambda: _lines(log) == ["a runs"], what="the run")
-    began = time.monotonic()
-    await supervisor.stop()
-    assert time.monotonic() - began < 2.0
+    async with awake() as spent:
+        await supervisor.stop()
+    assert spent.seconds < 2.0
     assert said == ["a did not stop in time and is killed"]
+
+
+async def test_a_child_that_ends_when_its_time_is_over_does_not_keep_the_others_running(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wait is over and so is the process: there is nothing to kill, and the next stage is stopped as usual."""
+    log = tmp_path / "log"
+    supervisor, _ = await make(60.0)
+    for name, stage in (("sending", 0), ("data", 1)):
+        await supervisor.start(_spec(log, name, stage=stage))
+    await wait_for(lambda: len(_lines(log)) == 2, what="two runs")
+    late, usual = iter([True]), asyncio.wait_for
+
+    async def late_once(waiting: Awaitable[int], seconds: float) -> int:
+        code = await usual(waiting, seconds)
+        if next(late, False):
+            await asyncio.sleep(0.05)  # until the loop has forgotten the process
+            raise TimeoutError
+        return code
+
+    monkeypatch.setattr("services.cli.supervisor.asyncio.wait_for", late_once)
+    await supervisor.stop()
+    assert _lines(log)[2:] == ["sending ends", "data ends"]
 
 
 async def test_a_death_during_the_stop_is_no_reason_to_restart(make: Make) -> None:
@@ -154,4 +177,7 @@ asyncio.run(main())
 
 
 def _runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
