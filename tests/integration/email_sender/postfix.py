@@ -194,5 +194,7 @@ def _sasl_plugins() -> Path:
     folders = [next(unpacked(name).glob("usr/lib/*/sasl2")) for name in ("libsasl2-modules", "libsasl2-modules-db")]
     for plugin in folders[1].iterdir():
         if not (folders[0] / plugin.name).exists():
-            shutil.copy(plugin, folders[0] / plugin.name)
+            # another test process may start a server in this moment, which must not find half a plugin
+            half = Path(shutil.copy(plugin, folders[0] / f".{os.getpid()}-{plugin.name}"))
+            half.replace(folders[0] / plugin.name)
     return folders[0]

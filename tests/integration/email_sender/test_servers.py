@@ -22,10 +22,11 @@ from shared.errors import (
     UncertainError,
 )
 from shared.sending.breaker import BreakerPolicy
+from tests.clocks import StandingClock
 from tests.integration.email_sender.mails import make_mail, smtp_settings
 from tests.integration.email_sender.peer import CLOSE, SILENCE, peer
 from tests.integration.email_sender.running import opened
-from tests.servers import free_port, wait_for
+from tests.servers import free_port
 
 NEVER_AGAIN = BreakerPolicy(failures=3, open_s=3600, probe_every_s=3600)
 
@@ -96,7 +97,8 @@ async def test_refusal_is_an_answer_not_a_reason_to_ask_another() -> None:
 )
 async def test_broken_server_is_unavailable_and_then_left_alone(script: dict[str, list[str]], code: str) -> None:
     """Consecutive failures open the breaker: nothing is tried, and the channel is unavailable."""
-    timeouts = Timeouts(connect_s=0.2, command_s=5.0, data_s=5.0, idle_s=30.0)
+    connect_s = 0.2 if code == "timeout" else 30.0
+    timeouts = Timeouts(connect_s=connect_s, command_s=30.0, data_s=30.0, idle_s=30.0)
     async with peer(script) as server:
         async with opened(smtp_settings(server.url, breaker=NEVER_AGAIN, timeouts=timeouts)) as channel:
             for _ in range(3):
@@ -112,16 +114,18 @@ async def test_broken_server_is_unavailable_and_then_left_alone(script: dict[str
 
 async def test_one_probe_at_a_time_and_its_success_closes_the_breaker() -> None:
     """During a probe no other message may use the server; after its success all may."""
-    policy = BreakerPolicy(failures=2, open_s=0.05, probe_every_s=0.05)
-    port = free_port()
+    policy = BreakerPolicy(failures=2, open_s=60.0, probe_every_s=60.0)
+    port, clock = free_port(), StandingClock()
     async with peer({"RCPT": ["250 ok"]}) as server:
         await server.stop()
         server.port = port
         async with opened(smtp_settings(f"smtp://127.0.0.1:{port}", breaker=policy)) as channel:
+            channel._opened().servers[0].breaker._clock = clock
             assert await send_many(channel, 2) == {"unavailable": 2}
             assert not channel.available()
             await server.start()
-            await wait_for(channel.available)
+            clock.now += 61.0
+            assert channel.available()
             found = await send_many(channel, 5)
             assert found["accepted"] == 1
             assert found["unavailable"] == 4

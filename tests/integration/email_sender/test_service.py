@@ -90,7 +90,7 @@ async def test_service_lives_without_redis_sends_and_stops(
     assert (status["reachable"], status["authenticated"]) == (True, True)
     check_metrics(get(port, "/metrics")[1])
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(process.wait, 15) == 0
+    assert await asyncio.to_thread(process.wait, 60) == 0
 
 
 def check_metrics(exposition: str) -> None:

@@ -20,7 +20,7 @@ from services.whatsapp_sender.payload import Payload, WhatsAppMessage
 from services.whatsapp_sender.qiscus import Qiscus
 from services.whatsapp_sender.settings import Connection
 from shared.blasts import Blast
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.jobs import Job, Recipient
 from shared.sending.breaker import BreakerPolicy
 from shared.templates import Template, WhatsAppContent
@@ -74,9 +74,11 @@ class Api:
         """Run a provider that demands what this API demands; see `providing`."""
         return providing(port, self.problem)
 
-    def opened(self, url: str, **changes: Any) -> AbstractAsyncContextManager[WhatsAppChannel]:
+    def opened(
+        self, url: str, clock: Clock | None = None, **changes: Any
+    ) -> AbstractAsyncContextManager[WhatsAppChannel]:
         """Open a channel to a provider at this URL; `changes` are those of its connection."""
-        return opened(self.driver(url), **changes)
+        return opened(self.driver(url), clock, **changes)
 
 
 APIS = (
@@ -163,9 +165,9 @@ async def providing(
 
 
 @asynccontextmanager
-async def opened(driver: Driver, **changes: Any) -> AsyncIterator[WhatsAppChannel]:
+async def opened(driver: Driver, clock: Clock | None = None, **changes: Any) -> AsyncIterator[WhatsAppChannel]:
     """Open a channel with this driver while the block runs."""
-    channel = WhatsAppChannel(driver, replace(CONNECTION, **changes), SystemClock())
+    channel = WhatsAppChannel(driver, replace(CONNECTION, **changes), clock or SystemClock())
     await channel.open()
     try:
         yield channel

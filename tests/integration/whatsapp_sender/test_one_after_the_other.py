@@ -12,6 +12,7 @@ from services.whatsapp_sender.channel import WhatsAppChannel
 from services.whatsapp_sender.payload import WhatsAppMessage
 from shared.errors import PermanentError, SendError, TransientError, UncertainError
 from shared.sending.provider import NotStartedError, Receipt, Start, at_once
+from tests.clocks import StandingClock
 from tests.integration.whatsapp_sender.providers import END_OF_MESSAGE, Api
 from tests.raw_servers import serving_raw
 from tests.servers import wait_for
@@ -293,12 +294,13 @@ async def test_a_start_that_is_refused_between_two_messages_keeps_the_connection
 
 async def test_a_probe_is_one_message(api: Api) -> None:
     """While the breaker is open, the call ends with the probe's answer; the next one continues as usual."""
-    wire = Wire(dict.fromkeys(range(5), refusing(b"503 Service Unavailable")))
-    async with serving_raw(wire.serve) as url, api.opened(url) as channel:
+    wire, clock = Wire(dict.fromkeys(range(5), refusing(b"503 Service Unavailable"))), StandingClock()
+    async with serving_raw(wire.serve) as url, api.opened(url, clock) as channel:
         sending = Sending(channel, api.message)
         await sending.run(5)
         assert not channel.available()
-        await wait_for(channel.available, what="a probe to be due")
+        clock.now += 1.0
+        assert channel.available()
         sending.calls = 0
         await sending.run(4)
     assert sending.ended[5:] == accepted(5, 6, 7, 8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -32,6 +31,7 @@ from tests.servers import INTERNAL_SECRET, RedisServer, free_port, wait_for
 
 TEMPLATE = Template("t", "T", ["whatsapp"], whatsapp=WhatsAppContent("hello", "id", body_variables=["name"]))
 ROOT = Path(__file__).resolve().parents[3]
+_APART_S = 2
 
 
 @dataclass
@@ -118,7 +118,7 @@ def sender(server: RedisServer, sandbox: Sandbox, tmp_path_factory: pytest.TempP
         "KURIR_DATA_DIR": str(folder),
         "KURIR_TIME_SCALE": "0.1",
         "KURIR_WHATSAPP_RATE": "off",
-        "KURIR_WHATSAPP_PAIR_RATE": "1/1s",
+        "KURIR_WHATSAPP_PAIR_RATE": f"1/{_APART_S}s",
         "KURIR_WHATSAPP_PAIR_BURST": "3",
         "KURIR_QISCUS_URL": sandbox.url,
         "KURIR_QISCUS_APP_CODE": "sandbox",
@@ -157,7 +157,9 @@ async def test_a_blast_with_simulated_failures(system: System) -> None:
     blast = await system.blast("b1", [*phones, "62812131026", "62812131050", "62812131000"])
     await system.ended(blast, {"sent": 120, "failed": 3})
     assert sorted(line["to"] for line in system.sandbox.delivered()) == phones
-    assert system.attempts() - before == {
+    attempts = system.attempts() - before
+    # a sender that stood still before a start gives the job back, which uses no attempt
+    assert {(outcome, why): n for (outcome, why), n in attempts.items() if outcome != "returned"} == {
         ("sent", ""): 120,
         ("failed", "permanent"): 2,
         ("retrying", "transient"): 2,
@@ -169,15 +171,17 @@ async def test_a_blast_with_simulated_failures(system: System) -> None:
 
 
 async def test_one_recipient_is_not_flooded(system: System) -> None:
-    """Of six messages to one number, three start immediately and the rest a second apart; another number goes first."""
-    blast = await system.blast("b2", ["628111111111"] * 6 + ["628222222222"])
-    await system.ended(blast, {"sent": 7})
+    """Of five messages to one number, three start immediately and the rest apart; another number goes first."""
+    began = time.time()
+    blast = await system.blast("b2", ["628111111111"] * 5 + ["628222222222"])
+    await system.ended(blast, {"sent": 6})
     times: dict[str, list[float]] = {}
     for line in system.sandbox.delivered():
         times.setdefault(line["to"], []).append(line["at_ms"] / 1000)
     flooded = times["628111111111"]
-    assert flooded[2] - flooded[0] < 0.9
-    assert all(later - earlier > 0.9 for earlier, later in itertools.pairwise(flooded[2:]))
+    assert flooded[2] - flooded[0] < _APART_S * 0.9
+    # from before the first, since each may take some time on its way
+    assert all(at - began > number * _APART_S * 0.99 for number, at in enumerate(flooded[3:], 1))
     assert times["628222222222"][0] < flooded[3]
 
 
