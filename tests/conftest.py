@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from shared.importing import never_collected
 from tests import servers
@@ -18,8 +18,8 @@ from tests.servers import RedisServer
 
 _ROOM = 4 * 1024**3
 
-# no deadline: the time of an example depends mostly on the load of the machine
-settings.register_profile("kurir", deadline=None)
+# no deadline, and no bound on making examples: both times depend mostly on the load of the machine
+settings.register_profile("kurir", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kurir")
 
 # A process that imports aiohttp reads the machine's certificates, a tenth of a service's start; no test needs them.

@@ -18,7 +18,7 @@ from services.cli.embedded import (
     wait_until_answering,
 )
 from shared.errors import SettingsError
-from tests.servers import free_port
+from tests.servers import PATIENCE_S, free_port
 
 
 def _fake(folder: Path, name: str, banner: str) -> Path:
@@ -91,7 +91,7 @@ async def test_the_server_keeps_its_data_after_a_kill(tmp_path: Path) -> None:
 
 
 def _ask(port: int, *commands: str) -> list[bytes]:
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
         connection.sendall("".join(f"{command}\r\n" for command in commands).encode())
         connection.shutdown(socket.SHUT_WR)
         return connection.makefile("rb").read().split(b"\r\n")[:-1]

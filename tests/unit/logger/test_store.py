@@ -20,6 +20,7 @@ from services.logger.sqlite_store import SqliteStore
 from services.logger.store import StorageError
 from shared.clock import rfc3339
 from shared.errors import SettingsError
+from tests.servers import PATIENCE_S
 
 
 async def opened(path: Path) -> SqliteStore:
@@ -54,8 +55,9 @@ async def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_query_sees_one_state_of_the_file(tmp_path: Path) -> None:
+async def test_a_query_sees_one_state_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page takes several statements; a write between them must not change what it sees."""
+    monkeypatch.setattr("services.logger.sqlite_store.QUERY_LIMIT_S", 600.0)
     store = await opened(tmp_path / "logs.db")
     read_once, written = threading.Event(), threading.Event()
 
@@ -67,7 +69,7 @@ async def test_a_query_sees_one_state_of_the_file(tmp_path: Path) -> None:
         return [first, connection.execute(query).fetchone()[0]]
 
     looking = asyncio.create_task(store.read(look_twice))
-    await asyncio.to_thread(read_once.wait, 10)
+    assert await asyncio.to_thread(read_once.wait, PATIENCE_S)
     await store.write(lambda c: c.execute("INSERT INTO system_logs (level, message) VALUES ('error', 'x')"))
     written.set()
     assert await looking == [0, 0]

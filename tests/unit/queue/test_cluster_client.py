@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from shared.queue.client import QueueRedis
 from shared.queue.connection import connect
 from shared.queue.slots import SLOTS, slot_of
-from tests.servers import free_port
+from tests.servers import PATIENCE_S, free_port
 
 Answer = Callable[[list[bytes]], bytes | None]
 HALF = SLOTS // 2
@@ -100,7 +100,9 @@ async def running() -> AsyncIterator[tuple[Cluster, QueueRedis]]:
     for node in nodes:
         node.cluster = cluster
         await node.start()
-    client = connect(f"redis+cluster://127.0.0.1:{nodes[0].port},127.0.0.1:{nodes[1].port}", socket_timeout_s=1.0)
+    client = connect(
+        f"redis+cluster://127.0.0.1:{nodes[0].port},127.0.0.1:{nodes[1].port}", socket_timeout_s=PATIENCE_S
+    )
     try:
         yield cluster, client
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,20 +65,28 @@ async def test_items_that_come_during_a_call_share_the_next() -> None:
     assert server.calls == [[1], [4, 2, 3]]
 
 
-async def test_items_gather_while_several_come() -> None:
+async def test_items_gather_while_several_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a call that left one waiting, or carried several, the next begins only some time after it began."""
-    server, clock = Server(held=True), asyncio.get_running_loop().time
-    joined = JoinedCalls(server.double, apart_s=0.05)
-    began = clock()
+    server, pauses, over = Server(held=True), list[float](), asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await over.wait()
+
+    monkeypatch.setattr("shared.queue.joined_calls.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
+    joined = JoinedCalls(server.double, apart_s=3600.0)
     first = await underway(server, joined, 1)
     waiting = await started(joined, 2)
     server.may_answer.set()
     assert await first == 2
     later = await started(joined, 3)
+    assert server.calls == [[1]]
+    over.set()
     assert await asyncio.gather(*waiting, *later) == [4, 6]
     assert await joined.call(4, 1) == 8
     assert server.calls == [[1], [2, 3], [4]]
-    assert clock() - began >= 0.1
+    assert len(pauses) == 2
+    assert all(3000 < seconds <= 3600 for seconds in pauses)
 
 
 async def test_items_of_one_caller_do_not_gather() -> None:

@@ -37,12 +37,20 @@ async def running(taken: Callable[[list[str]], bool], batch: int = 10) -> AsyncI
 
 async def test_items_come_in_the_order_of_their_time_and_not_before() -> None:
     """What was added last may be due first."""
-    batches: list[list[str]] = []
-    async with running(collecting(batches)) as box:
+    times: dict[str, float] = {}
+    clock = asyncio.get_running_loop().time
+
+    def take(items: list[str]) -> bool:
+        times.update({item: clock() for item in items})
+        return True
+
+    async with running(take) as box:
+        began = clock()
         box.add("later", 0.1)
         box.add("soon", 0.0)
-        await wait_for(lambda: sum(map(len, batches)) == 2, what="both")
-    assert batches == [["soon"], ["later"]]
+        await wait_for(lambda: len(times) == 2, what="both")
+    assert list(times) == ["soon", "later"]
+    assert times["later"] - began >= 0.1
 
 
 async def test_a_batch_is_bounded() -> None:

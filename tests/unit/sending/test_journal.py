@@ -116,10 +116,10 @@ def test_nothing_is_read_from_a_damaged_journal(tmp_path: Path) -> None:
 def test_only_the_end_of_its_sender_frees_a_journal(tmp_path: Path) -> None:
     """A living or stopped process keeps its lock; after kill -9 the notes are complete and the lock is free."""
     code = (
-        "import sys, time; from pathlib import Path; from shared.sending.journal import Journal, Owner\n"
+        "import signal; from pathlib import Path; from shared.sending.journal import Journal, Owner\n"
         f"journal = Journal(Path({str(tmp_path)!r}), Owner('s', '{{email}}'), 9)\n"
         "journal.accept(journal.take('a'), b'yes'); journal.take('b'); print('ready', flush=True)\n"
-        "time.sleep(60)"
+        "signal.pause()"
     )
     path = tmp_path / "s{email}.journal"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

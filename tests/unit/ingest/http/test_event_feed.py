@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from services.ingest.http.event_feed import EventFeed
+from tests.servers import PATIENCE_S
 
 
 def test_a_stream_reads_on_from_its_place() -> None:
@@ -40,15 +41,15 @@ def test_only_ids_of_this_process_are_places() -> None:
 async def test_an_event_wakes_every_waiting_stream() -> None:
     """Each sees it once; a stream that waits for a later one keeps waiting."""
     feed = EventFeed("b00t")
-    waiting = [asyncio.create_task(feed.wait(0, 30)) for _ in range(3)]
+    waiting = [asyncio.create_task(feed.wait(0, 60)) for _ in range(3)]
     await asyncio.sleep(0)
     feed.publish("blast", b"{}")
-    await asyncio.wait_for(asyncio.gather(*waiting), 20)
-    late = asyncio.create_task(feed.wait(1, 30))
+    await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
+    late = asyncio.create_task(feed.wait(1, 60))
     await asyncio.sleep(0)
     assert not late.done()
     feed.close()
-    await asyncio.wait_for(late, 20)
+    await asyncio.wait_for(late, PATIENCE_S)
 
 
 async def test_a_snapshot_waits_for_a_reading_after_an_idle_time() -> None:
@@ -59,8 +60,8 @@ async def test_a_snapshot_waits_for_a_reading_after_an_idle_time() -> None:
         assert await feed.snapshot(5) == b"old"
     with feed.reading():
         assert await feed.snapshot(0.01) == b""
-        fresh = asyncio.create_task(feed.snapshot(5))
+        fresh = asyncio.create_task(feed.snapshot(60))
         await asyncio.sleep(0)
         assert not fresh.done()
         feed.refreshed(lambda: b"new")
-        assert await asyncio.wait_for(fresh, 20) == b"new"
+        assert await asyncio.wait_for(fresh, PATIENCE_S) == b"new"
