@@ -102,8 +102,11 @@ class PostgresServer:
                 total += own.user + own.system
         return float(total)
 
-    def make_database(self, template: str = "template1") -> str:
-        """Make a database, a copy of another one; return its URL."""
+    def make_database(self, template: str = "template0") -> str:
+        """Make a database, a copy of another one; return its URL.
+
+        Nobody connects to `template0`, which is empty: autovacuum may be at work in any other and keep it from a copy.
+        """
         name = f"kurir{next(self._names)}"
         self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)

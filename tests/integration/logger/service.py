@@ -35,6 +35,8 @@ class LoggerProcess:
             "KURIR_PORT": str(self.port),
             "KURIR_LOG_CONSOLE": "off",
             "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
+            # a minute after its start it deletes old rows, and the tests' events have a time that is past
+            "KURIR_RETENTION_DAYS": "36500",
             **(more or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -66,8 +66,9 @@ async def test_only_reading_is_allowed(store: PostgresStore, sql: str) -> None:
 
 async def test_a_slow_query_is_stopped_and_its_locks_go(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that a query takes cannot hold up the writer."""
-    monkeypatch.setattr(store_module, "QUERY_LIMIT_S", 0.3)
-    with pytest.raises(QueryTooSlowError):
-        await store.query("SELECT pg_sleep(20)", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "QUERY_LIMIT_S", 0.3)
+        with pytest.raises(QueryTooSlowError):
+            await store.query("SELECT pg_sleep(20)", 1)
     await store.query(f"SELECT pg_advisory_lock({WRITER_KEY})", 1)
     assert await store.write(lambda database: database.run("SELECT 1").fetchone()) == (1,)

@@ -14,13 +14,14 @@ import pytest
 from services.logger.database import Database
 from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.postgres.schema import UnsuitableServerError, check_server
-from services.logger.postgres.store import PostgresStore
+from services.logger.postgres.store import QUERY_LIMIT_S, PostgresStore
 from services.logger.settings import read_settings
 from services.logger.store import QueryTooSlowError, StorageError
 from shared.errors import SettingsError
 from tests.postgres_servers import PostgresServer
-from tests.servers import wait_for
+from tests.servers import PATIENCE_S, wait_for
 
+PATIENT = 12.0
 END_OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
@@ -189,7 +190,8 @@ async def test_a_turn_sees_what_the_one_before_committed(postgres_server: Postgr
     url = postgres_server.make_database()
     name = url.rpartition("/")[2]
     postgres_server.sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
-    one, two = PostgresStore(url, readers=1), PostgresStore(url, readers=1)
+    # the server ends a transaction that is idle for ten seconds, and this test may be idle for as long
+    one, two = (PostgresStore(url, readers=1, scale=PATIENT) for _ in range(2))
     await one.open()
     await two.open()
     begun, go_on = threading.Event(), threading.Event()
@@ -200,7 +202,7 @@ async def test_a_turn_sees_what_the_one_before_committed(postgres_server: Postgr
         database.execute("INSERT INTO message_totals VALUES ('email', 'sent', 1)")
 
     adding = asyncio.create_task(one.write(add))
-    await asyncio.to_thread(begun.wait, 20)
+    assert await asyncio.to_thread(begun.wait, PATIENCE_S)
     counting = asyncio.create_task(two.write(lambda db: db.execute("SELECT count(*) FROM message_totals").fetchone()))
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     await wait_for(lambda: postgres_server.sql(waiting, name) == "1")
@@ -211,33 +213,33 @@ async def test_a_turn_sees_what_the_one_before_committed(postgres_server: Postgr
     await two.close()
 
 
-async def test_a_query_of_the_api_that_takes_too_long_is_stopped(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_query_of_the_api_that_takes_too_long_is_stopped(store: PostgresStore) -> None:
     """It is reported as too slow, not as a fault of the database, and the next one is answered."""
-    monkeypatch.setattr("services.logger.postgres.store.QUERY_LIMIT_S", 0.2)
-    store = PostgresStore(postgres_server.make_database(), readers=1)
-    await store.open()
+    limited: list[str] = []
+
+    def sleep(database: PostgresDatabase) -> None:
+        # the limit of the connection, which a machine that stands still would reach with any other query
+        limited.append(database.run("SHOW statement_timeout").fetchone()[0])
+        database.script("SET LOCAL statement_timeout = 200")
+        database.execute("SELECT pg_sleep(30)")
+
     with pytest.raises(QueryTooSlowError):
-        await store.read(lambda database: database.execute("SELECT pg_sleep(30)").fetchone())
+        await store.read(sleep)
+    assert limited == [f"{QUERY_LIMIT_S:g}s"]
     assert await store.read(lambda database: database.execute("SELECT 1").fetchone()) == (1,)
-    await store.close()
 
 
-async def test_a_server_that_is_silent_is_taken_for_lost(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_that_is_silent_is_taken_for_lost(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is given up, which is an error like others; what follows has a new one, once it gets its turn."""
     impatient = partial(PostgresDatabase, silent_s=1.0)
     monkeypatch.setattr("services.logger.postgres.store.PostgresDatabase", impatient)
-    store = PostgresStore(postgres_server.make_database(), readers=1)
-    await store.open()
+    for work in (store.maintain, store.read):
+        await work(lambda database: database.close())  # the next one is impatient
     for run in (store.write, store.read):
         with pytest.raises(StorageError, match="the server is silent") as failed:
             await run(lambda database: database.execute("SELECT pg_sleep(2)").fetchone())
         assert not failed.value.of_data
         await wait_for(partial(_works, run), 30)
-    await store.close()
 
 
 async def test_the_errors_of_the_driver_stay_in_its_adapter(store: PostgresStore) -> None:
@@ -279,7 +281,7 @@ async def test_the_error_of_a_started_statement_is_raised_by_the_next_call(store
 async def test_a_started_statement_is_at_work_before_the_next_call(postgres_server: PostgresServer) -> None:
     """Nothing has to be asked for to let the server begin with it."""
     url = postgres_server.make_database()
-    store = PostgresStore(url, readers=1)
+    store = PostgresStore(url, readers=1, scale=PATIENT)
     await store.open()
 
     def start(database: PostgresDatabase) -> int:

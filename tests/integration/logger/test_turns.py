@@ -13,8 +13,10 @@ from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.postgres.rows import PostgresRowWriter
 from services.logger.postgres.turns import WRITER_KEY, begin_turn
 from tests.postgres_servers import PostgresServer
+from tests.servers import wait_for
 
 HASTY = 0.1
+WAITS = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 1 AND NOT granted"
 GONE = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
@@ -81,6 +83,7 @@ async def test_a_turn_that_works_for_long_is_not_ended(
     await third.execute("SELECT pg_advisory_lock(1)")
     await other.execute("INSERT INTO written VALUES (1)")
     working = asyncio.create_task(other.execute("SELECT pg_advisory_xact_lock(1)"))
+    await wait_for(lambda: third.fetchval(WAITS), what="the turn to work")
     with pytest.raises(DatabaseError, match="another session has held the turn to write for too long"):
         await _count(writer)
     await third.close()

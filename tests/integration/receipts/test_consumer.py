@@ -182,8 +182,9 @@ async def test_a_wait_follows_a_small_read_alone(world: World, monkeypatch: pyte
     assert (await world.inbox.counts()).waiting == 1
 
 
-async def test_several_consumers_share_the_stream(world: World) -> None:
+async def test_several_consumers_share_the_stream(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three consumers that live read 300 entries, each once: nobody takes what another one works on."""
+    monkeypatch.setattr(consumer, "CLAIM_IDLE_S", 3600.0)  # as long as one of them may stand still here
     for n in range(300):
         await world.inbox.add("meta", statuses(f"wamid.{n}"))
     consumers = [world.consumer(f"c{n}", time_scale=1.0) for n in range(3)]

@@ -272,7 +272,7 @@ async def test_a_hundred_endpoints_in_one_process(world: World) -> None:
     async with running(world.redis, receivers, replace(SETTINGS, timing=UNSCALED)):
         for number in numbers:
             await deliver(world.redis, number, 0, 2)
-        await wait_for(lambda: all(len(receivers.received(n)) == 2 for n in numbers), 60, "all deliveries")
+        await wait_for(lambda: all(len(receivers.received(n)) == 2 for n in numbers), 180, "all deliveries")
     assert {number: sorted(receivers.received(number)) for number in numbers} == {
         number: ids(number, 0, 2) for number in numbers
     }

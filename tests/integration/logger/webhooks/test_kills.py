@@ -75,11 +75,18 @@ async def test_a_kill_at_any_step_loses_and_repeats_nothing(
     assert events_in(jobs) == expected
     assert [job.index for job in jobs] == list(range(len(jobs)))
     await wait_for(lambda: logger.metrics()["kurir_webhook_events_total"] == len(expected))
+    await wait_for(lambda: _all_marked(logger.folder), what="the marks of the last deliveries")
     logger.stop()
     with closing(sqlite3.connect(logger.folder / "logs.db")) as database:
         rows = database.execute("SELECT n, webhook_id, enqueued FROM webhook_deliveries ORDER BY n").fetchall()
     assert rows == [(job.index, job.recipient.name, 1) for job in jobs]
     await redis.aclose()
+
+
+def _all_marked(folder: Path) -> bool:
+    with closing(sqlite3.connect(folder / "logs.db")) as database:
+        left: int = database.execute("SELECT count(*) FROM webhook_deliveries WHERE enqueued = 0").fetchone()[0]
+    return left == 0
 
 
 async def _has(redis: Redis, expected: list[str]) -> bool:

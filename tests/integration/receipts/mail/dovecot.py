@@ -62,6 +62,7 @@ service imap-login {{
   }}
 }}
 auth_failure_delay = 0
+mail_max_userip_connections = 1000
 service anvil {{
   chroot =
   unix_listener anvil-auth-penalty {{

@@ -138,7 +138,7 @@ async def test_bounce_after_a_delay_is_read_too(system: System) -> None:
 
 async def test_delay_is_ignored_and_giving_up_is_a_soft_bounce() -> None:
     """Postfix first warns of the delay, which settles nothing; when it gives up, the bounce is soft."""
-    async with running(lifetime="6s", warning="2s") as system:
+    async with running(lifetime="9s", warning="1s") as system:
         job_id = await system.send("never", 19)
         await wait_for(lambda: len(system.inbox.mails) == 2, what="the warning and the bounce", timeout_s=60)
         warning = read_mail(system.inbox.mails[0], time.time(), MAIL.secret)
