@@ -21,7 +21,7 @@ from shared.queue.slots import SLOTS, slot_of
 from shared.queue.spread_check import check_spread
 from tests.clusters import PATIENT, Cluster, move_slot, running_cluster
 from tests.integration.queue.world import World, open_world
-from tests.servers import RedisServer
+from tests.servers import PATIENCE_S, RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -75,24 +75,26 @@ async def test_every_node_is_checked_for_safety(world: World) -> None:
         await one.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_events_of_a_quiet_partition_wait_for_no_other(world: World) -> None:
+async def test_events_of_a_quiet_partition_wait_for_no_other(cluster: Cluster, world: World) -> None:
     """A read returns as soon as any stream has an event, and a read that continues loses none."""
-    log = EventLog(world.redis)
+    redis = connect(cluster.url, partitions=4, socket_timeout_s=3 * PATIENCE_S)
+    log = EventLog(redis)
     assert await log.read(100, 0.2) == []  # the groups are made
     seen: list[str] = []
     for index, partition in enumerate(partitions(world.redis, "email")):
-        reading = asyncio.create_task(log.read(100, 4.0))
+        reading = asyncio.create_task(log.read(100, 2 * PATIENCE_S))
         await asyncio.sleep(0.05)
         await partition.call("emit_event", (b"\x93\xa1t\x01\x90",))
-        async with asyncio.timeout(3.5):  # not the 4 s of a read
+        async with asyncio.timeout(PATIENCE_S):  # half of what a read may wait
             entries = await reading
             while not entries:
-                entries = await log.read(100, 4.0)
+                entries = await log.read(100, 2 * PATIENCE_S)
         seen += [entry.stream for entry in entries]
         await log.ack(entries)
         assert seen[-1] == partition.keys.events, index
     assert await log.lag() == 0
     await log.close()
+    await redis.aclose()
 
 
 async def test_pipeline_is_sent_slot_by_slot_and_answered_in_order(world: World) -> None:

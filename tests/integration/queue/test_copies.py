@@ -22,7 +22,7 @@ from shared.queue.spread_check import check_spread
 from shared.queue.suppressions import Suppressions
 from shared.settings import Rate
 from shared.suppressions import Suppression, pack_suppression, unpack_suppressions
-from tests.integration.queue.world import HandSender, World, open_world
+from tests.integration.queue.world import LASTING, HandSender, World, open_world
 from tests.servers import wait_for
 
 HEAD = b"\x93\xa1p\x01"
@@ -197,7 +197,7 @@ async def test_jobs_in_a_partition_without_senders_say_so(spread: World) -> None
     """Its senders run with another number of partitions: they serve only the first, and report nothing wrong."""
     blast = await spread.given(8)
     (served,) = [one for one in spread.partitions if one == spread.partition]
-    sender = HandSender(Consumer(served, "s", spread.timing, BeginPolicy()))
+    sender = HandSender(Consumer(served, "s", LASTING, BeginPolicy()))
     await sender.consumer.heartbeat({"host": "h"}, first=True)
     assert channel_waits_for(await spread.control.channel_stats("email")) == ""
     assert all(await sender.finish(*await sender.take(8)))

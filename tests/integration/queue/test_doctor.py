@@ -14,7 +14,7 @@ from shared.queue.blast_counts import BlastCounts, Found
 from shared.queue.doctor import Doctor, Finding, OpenJob
 from shared.queue.files import FileStore
 from shared.sending.job_limits import JobLimit
-from tests.integration.queue.world import WITH_FILES, HandSender, World, no_limit
+from tests.integration.queue.world import KEEP_MS, WITH_FILES, HandSender, World, no_limit
 
 PARTITIONS = (4,)
 
@@ -169,7 +169,7 @@ async def file_for_nothing(world: World, blast: Blast, _sender: HandSender) -> N
 
 async def file_that_would_expire(world: World, _blast: Blast, _sender: HandSender) -> None:
     for key in await files_in(world, await filed(world)):
-        await world.redis.pexpire(key, 60_000)
+        await world.redis.pexpire(key, KEEP_MS)
 
 
 async def listed_without_files(world: World, blast: Blast, _sender: HandSender) -> None:
@@ -234,7 +234,7 @@ async def test_files_are_repaired_as_their_jobs_need_them(world: World) -> None:
     await lose(world, lost)
     await file_that_would_expire(world, blast, sender)
     for key in await files_in(world, waiting):
-        await world.redis.pexpire(key, 60_000)
+        await world.redis.pexpire(key, KEEP_MS)
     await examine(world, repair=False)
     assert await files_in(world, waiting) == []
     assert len(await files_in(world, lost)) == 4
@@ -335,8 +335,8 @@ async def given_apart(world: World, sender: HandSender) -> Blast:
     """Let jobs of one blast be deferred, wait for a limit, and wait in a stream."""
     blast = await world.given(12)
     for lease in await sender.take(4):
-        assert await sender.defer(lease, 60_000)
-    sender.limit_of = lambda _job: JobLimit("slow", 60_000_000)
+        assert await sender.defer(lease, KEEP_MS)
+    sender.limit_of = lambda _job: JobLimit("slow", KEEP_MS * 1000)
     assert await sender.obey(await sender.fetch(4)) == ["granted", *["beyond"] * 3]
     sender.limit_of = no_limit
     return blast

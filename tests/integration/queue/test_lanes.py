@@ -143,10 +143,11 @@ async def test_stream_without_work_leaves_the_ring(world: World) -> None:
     blast = await world.given(100, "bulk")
     sender = await world.sender()
     leases = await sender.take(100)
-    assert all(await sender.consumer.settle([parked(lease, b"", 500) for lease in leases]))
+    assert all(await sender.consumer.settle([parked(lease, b"", 50_000) for lease in leases]))
     assert await sender.fetch() == []
     assert await world.redis.zcard("{email}:ring") == 0
     await world.check_balance(blast)
+    await world.make_due()
     again = await eventually(lambda: sender.fetch(200), "the retries")
     assert again[0].attempt == 2
 

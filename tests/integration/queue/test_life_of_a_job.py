@@ -74,10 +74,11 @@ async def test_retry_counts_attempts_and_comes_back_when_due(world: World, lane:
     sender = await world.sender()
     (lease,) = await sender.take()
     assert lease.attempt == 1
-    assert await sender.retry(lease, 400)
+    assert await sender.retry(lease, 50_000)
     assert await sender.fetch() == []
     assert (await world.progress(blast)).counts["retrying"] == 1
     await world.check_balance()
+    await world.make_due()
     (lease,) = await eventually(sender.take, "the retry to be due")
     assert lease.attempt == 2
     assert await sender.finish(lease) == [True]

@@ -436,7 +436,7 @@ async def test_a_fetch_promotes_a_few_megabytes_of_due_jobs(large: tuple[World, 
     for index in range(10):
         await world.enqueue(blast, index, 1, recipient=big)
         (lease,) = await sender.take()
-        assert await sender.defer(lease, 60_000)
+        assert await sender.defer(lease, 3_600_000)
     due: Any = await world.redis.zrange("{email}:later", 0, -1)
     for job_id in due:
         await world.redis.zadd("{email}:later", {job_id: 1})

@@ -13,17 +13,16 @@ from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, Consumer
 from shared.queue.keys import WEBHOOKS
 from shared.queue.partitions import Partition
-from shared.queue.timing import Timing
 from shared.queue.webhooks import Endpoints, webhook_partition
 from tests.integration.queue.webhooks import ENDLESS, deliver, endpoint
-from tests.integration.queue.world import HandSender, World
+from tests.integration.queue.world import LASTING, HandSender, World
 from tests.servers import free_port
 
 _numbers = itertools.count(1)
 
 
 async def sender_of(partition: Partition) -> HandSender:
-    consumer = Consumer(partition, f"w{next(_numbers)}", Timing(), BeginPolicy(on_uncertain="repeat", concurrency=1000))
+    consumer = Consumer(partition, f"w{next(_numbers)}", LASTING, BeginPolicy(on_uncertain="repeat", concurrency=1000))
     await consumer.heartbeat({}, first=True)
     return HandSender(consumer)
 

@@ -47,6 +47,8 @@ WITH_FILES = Recipient(
 LANES = ("high", "normal", "high:released", "released")
 ValueT = TypeVar("ValueT")
 KEEP_MS = 3_600_000
+LASTING = replace(Timing(), heartbeat_ttl_ms=KEEP_MS)
+"""For senders whose heartbeat nothing renews."""
 AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=KEEP_MS)
 """For reapers that need no second check, and free no buffer of a sender that a busy machine only made slow."""
 _numbers = itertools.count(1)
@@ -239,6 +241,13 @@ class World:
         assert high == {name for name, head in heads.items() if head < 1e15}
         assert due == {name for name, head in heads.items() if head >= 1e15}
         return {job_id for key in lists.values() for job_id in await redis.zrange(key, 0, -1)}
+
+    async def make_due(self) -> None:
+        """Let the time of every parked retry come now."""
+        redis: Any = self.redis
+        for partition in self.partitions:
+            for member in await redis.zrange(partition.keys.key("parked"), 0, -1):
+                await redis.zadd(partition.keys.key("parked"), {member: 1})
 
     async def wakes(self, action: Callable[[], Awaitable[object]]) -> bool:
         """Return whether an action wakes senders."""
