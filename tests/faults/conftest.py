@@ -17,7 +17,7 @@ from tests.faults.world import World
 
 _SHORT_SCALE = 0.25
 _SHORT_MIX_S = 45.0
-_PROPERTY = "guarantees"
+_PROPERTY, _SEED_PROPERTY = "guarantees", "seed"
 
 
 _SOAK_MINUTES = float(os.environ.get("KURIR_SOAK_MINUTES") or 30)
@@ -25,7 +25,7 @@ _SEED = pytest.StashKey[int]()
 
 
 def _seed(config: pytest.Config) -> int:
-    """Return the seed of this run: `--seed`, KURIR_SEED, or a random one, printed at the end."""
+    """Return the seed of this process: `--seed`, KURIR_SEED, or a random one, printed at the end."""
     if _SEED not in config.stash:
         given = config.getoption("--seed")
         drawn = int(os.environ.get("KURIR_SEED") or random.randrange(1_000_000))
@@ -47,9 +47,10 @@ def checks(request: pytest.FixtureRequest) -> Iterator[Checks]:
     """Counts the checks of a test; the test fails at its end if any guarantee was violated."""
     found = Checks()
     yield found
-    request.node.user_properties.append((_PROPERTY, found.summary()))
+    seed = _seed(request.config)
+    request.node.user_properties += [(_PROPERTY, found.summary()), (_SEED_PROPERTY, seed)]
     if found.violations:
-        pytest.fail(found.words())
+        pytest.fail(f"with seed {seed}:\n{found.words()}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,19 +63,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the number of checks and violations of every guarantee."""
+    """Print the number of checks and violations of every guarantee, and the seed of each process that ran tests."""
     done: Counter[str] = Counter()
     bad: Counter[str] = Counter()
+    seeds: set[int] = set()
     for reports in terminalreporter.stats.values():
         for report in reports:
             if getattr(report, "when", "") == "teardown":
                 for name, found in report.user_properties:
-                    if name == _PROPERTY:
+                    if name == _SEED_PROPERTY:
+                        seeds.add(found)
+                    elif name == _PROPERTY:
                         done.update({guarantee: pair[0] for guarantee, pair in found.items()})
                         bad.update({guarantee: pair[1] for guarantee, pair in found.items()})
     if not done:
         return
-    terminalreporter.section(f"guarantees, seed {_seed(terminalreporter.config)}")
+    terminalreporter.section(f"guarantees, seed {', '.join(map(str, sorted(seeds)))}")
     terminalreporter.write_line(f"{'guarantee':<10}{'checks':>12}{'violations':>12}")
     for guarantee in GUARANTEES:
         terminalreporter.write_line(f"{guarantee:<10}{done[guarantee]:>12}{bad[guarantee]:>12}")
