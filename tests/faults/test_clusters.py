@@ -17,7 +17,7 @@ from shared.blasts import partition_of
 from shared.queue.keys import PartitionKeys
 from shared.queue.slots import slot_of
 from tests.clusters import Cluster, move_slot
-from tests.faults.acts import flowing
+from tests.faults.acts import flowing, under_way
 from tests.faults.checks import Checks
 from tests.faults.client import people
 from tests.faults.form import Form
@@ -52,10 +52,9 @@ async def test_node_is_away(world: World, oracle: Oracle, checks: Checks, fault:
     cluster = cluster_of(world)
     node = cluster.owner_of(slot_of(LAST))
     away = {part.keys.index for part in world.queue.parts if cluster.owner_of(slot_of(part.keys.tag)) is node}
-    posted = await world.client.post(people(2000, fault))
+    *before, posted = await under_way(world, 2000, fault)
     others = {job for job in posted.job_ids if partition_of(posted.blast_id, int(job.split(":")[1]), 4) not in away}
     assert 0 < len(others) < posted.total
-    await flowing(world, posted, 50)
     (node.pause if fault == "frozen" else node.kill)()
     since, left = time.monotonic(), len(world.deliveries.missing(others))
     try:
@@ -68,7 +67,7 @@ async def test_node_is_away(world: World, oracle: Oracle, checks: Checks, fault:
         (node.resume if fault == "frozen" else node.start)()
     checks.that("G7", flowed_s < world.form.flows_again_s, f"others flowed again after {flowed_s:.1f} s")
     async with world.queue.watching(checks):
-        await oracle.audit([posted], _PATIENCE_S)
+        await oracle.audit([*before, posted], _PATIENCE_S)
     await asyncio.to_thread(cluster.restore)
 
 
@@ -133,8 +132,7 @@ async def test_cluster_is_down(world: World, oracle: Oracle, checks: Checks) -> 
     """G1, G2, G7: all nodes die at once, and come back with their data: each job is sent once, no service exits."""
     cluster = cluster_of(world)
     lives = {name: child.lives for name, child in world.children.items()}
-    posted = await world.client.post(people(1200, "down"))
-    await flowing(world, posted, 50)
+    posted = await under_way(world, 1200, "down")
     for node in cluster.nodes:
         node.kill()
     await asyncio.sleep(world.form.seconds(30.0))  # how long it lasts is the point
@@ -145,7 +143,7 @@ async def test_cluster_is_down(world: World, oracle: Oracle, checks: Checks) -> 
     took_s = time.monotonic() - back
     checks.that("G7", took_s < world.form.flows_again_s, f"work flowed again after {took_s:.1f} s")
     async with world.queue.watching(checks):
-        await oracle.audit([posted], _PATIENCE_S)
+        await oracle.audit(posted, _PATIENCE_S)
     exited = [name for name, child in world.children.items() if child.lives > lives[name] or not child.runs()]
     checks.none("G7", exited, len(lives), "services that exited")
     await oracle.audit_database()

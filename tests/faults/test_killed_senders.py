@@ -50,7 +50,8 @@ async def test_kill_of_a_sender_with_buffered_jobs(world: World, oracle: Oracle,
     await world.queue.control.set_rate("email", Rate.parse("10/1s"))
     posted = await world.client.post(people(60, "buffered"))
     async with world.queue.watching(checks):
-        held = await kill_holding(world, world.senders[0], buffered=True, in_flight=False, timeout_s=_PATIENCE_S)
+        sender = world.senders[0]
+        held = await kill_holding(world, sender, oracle, buffered=True, in_flight=False, timeout_s=_PATIENCE_S)
         killed_at = time.monotonic()
         await wait_for(lambda: _are_taken(world, held.buffered), _PATIENCE_S, "the buffered jobs to go out")
         took_s = time.monotonic() - killed_at
@@ -153,16 +154,15 @@ async def test_jobs_of_a_dead_sender_are_sent_before_thousands(world: World, ora
     await world.queue.control.set_rate("email", Rate.parse("100/1s"))
     posted = await world.client.post(people(5000, "thousands"))
     await flowing(world, posted, 50)
-    held = await kill_holding(world, world.senders[0], buffered=True, in_flight=True, timeout_s=_PATIENCE_S)
-    oracle.allow(held.in_flight)
+    held = await kill_holding(world, world.senders[0], oracle, buffered=True, in_flight=True, timeout_s=_PATIENCE_S)
     killed_at = time.monotonic()
     again = await oracle.within(lambda: _are_taken(world, held.in_flight), _PATIENCE_S)
     took_s = time.monotonic() - killed_at
     checks.that("G7", again and took_s < world.form.dead_sender_s, f"jobs in mid-send waited for {took_s:.1f} s")
     await world.queue.control.set_rate("email", None)
     async with world.queue.watching(checks):
-        await oracle.audit([posted], _PATIENCE_S)
-    await world.restart("email_sender")
+        await world.restart("email_sender")  # one sender on a busy machine sends fewer than a hundred in a second
+        await oracle.audit([posted], 3 * _PATIENCE_S)
     await oracle.audit_database()
     await oracle.audit_leftovers()
 

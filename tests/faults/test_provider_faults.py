@@ -21,12 +21,13 @@ from tests.servers import wait_for
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _PATIENCE_S = 60.0
 _LATER = 20
+_MAIL_TIMEOUT_S = 5.0  # in either form: a provider on a busy machine stands still for two seconds
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(form: Form) -> AsyncIterator[World]:
     """Two senders with short time-outs, each with a proxy to its mail server."""
-    design = Design(email_senders=2, mail_proxy=True, mail_timeout_s=form.seconds(8))
+    design = Design(email_senders=2, mail_proxy=True, mail_timeout_s=_MAIL_TIMEOUT_S)
     async with running(form, design) as world:
         yield world
 
@@ -96,26 +97,28 @@ async def test_answers_in_foreign_charsets(
 
 async def test_slow_provider(world: World, oracle: Oracle, checks: Checks) -> None:
     """G2: slow but within the time-outs: nothing is sent twice, and no sender is reaped."""
+    reaped = len(world.logged("sender_reaped"))
     await world.sandbox("PUT", "/faults", _fault("slow", seconds=world.form.seconds(20), delayMs=300))
     async with world.queue.watching(checks):
         posted = await world.client.post(people(150, "slow"))
         await oracle.audit([posted], _PATIENCE_S)
-    checks.that("G2", not world.logged("sender_reaped"), "a sender was reaped because its provider was slow")
+    slow = len(world.logged("sender_reaped")) == reaped
+    checks.that("G2", slow, "a sender was reaped because its provider was slow")
     await world.sandbox("DELETE", "/faults")
 
 
 async def test_answers_lost_after_data(world: World, oracle: Oracle, checks: Checks) -> None:
     """G1, G2: accepted, but the answer never arrived: sent at most once more, under the same Message-ID."""
+    before = _hung(world)
     async with world.queue.watching(checks):
         for mail in world.mails.values():
             mail.hang_after_data = 4
         posted = await world.client.post(people(150, "unheard"))
-        await wait_for(lambda: _lost(world) == 8, _PATIENCE_S, "eight answers to be lost")
+        await wait_for(lambda: _hung(world) == before + 8, _PATIENCE_S, "eight answers to be lost")
         await oracle.audit([posted], _PATIENCE_S)
-    taken = world.deliveries.by_job()
-    unheard = {address for mail in world.mails.values() for address in mail.lost_answers}
-    twice = [address for address in unheard if len(taken[posted.email_jobs[address]]) == 2]
-    assert len(twice) == 8, "the answers that were lost were not followed by a repetition"
+    taken, unheard = world.deliveries.by_job(), _lost(world, posted)
+    assert len(unheard) >= 8, unheard
+    assert {len(taken[job]) for job in unheard} == {2}, "the answers that were lost were not followed by a repetition"
 
 
 async def test_connections_break_after_the_dot(world: World, oracle: Oracle, checks: Checks) -> None:
@@ -127,8 +130,11 @@ async def test_connections_break_after_the_dot(world: World, oracle: Oracle, che
         await wait_for(lambda: world.deliveries.count() - before >= 10, _PATIENCE_S, "messages to be taken")
         oracle.allow(posted.job_ids)
         await oracle.audit([posted], _PATIENCE_S)
-    doubled = world.deliveries.count() - before - 100
-    checks.that("G2", doubled == 10, f"{doubled} messages went out twice, 10 answers were lost")
+    doubled, lost = world.deliveries.count() - before - 100, 10 + _lost(world, posted).total()
+    rows = await world.client.rows(posted.blast_id)
+    # one whose answer was lost again is not sent a third time
+    lost -= sum(row["error_class"] == "uncertain" for row in rows)
+    checks.that("G2", doubled == lost, f"{doubled} messages went out twice, {lost} answers were lost")
     await world.sandbox("DELETE", "/faults")
 
 
@@ -157,8 +163,14 @@ def _fault(answer: str, **fields: object) -> dict[str, object]:
     return {"channel": "email", "answer": answer, **fields}
 
 
-def _lost(world: World) -> int:
-    return sum(mail.lost_answers.total() for mail in world.mails.values())
+def _hung(world: World) -> int:
+    return sum(mail.broken["hung after DATA"] for mail in world.mails.values())
+
+
+def _lost(world: World, posted: Posted) -> Counter[str]:
+    """Count the answers that a blast's senders did not get, by job: those of a provider that stood still, too."""
+    lost = [address for mail in world.mails.values() for address in mail.lost_answers.elements()]
+    return Counter(posted.email_jobs[address] for address in lost if address in posted.email_jobs)
 
 
 async def _statuses(world: World, posted: Posted) -> dict[str, int]:

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from shared.queue.control import LOG_BEHIND
-from tests.faults.acts import flowing
+from tests.faults.acts import flowing, under_way
 from tests.faults.checks import Checks
 from tests.faults.client import people
 from tests.faults.form import Form
@@ -40,8 +40,7 @@ async def test_redis_is_killed(world: World, oracle: Oracle, checks: Checks, ful
     While it is away no service exits or spins.
     """
     reaped = len(world.logged("sender_reaped"))
-    posted = await world.client.post(people(1200, "killed-redis"))
-    await flowing(world, posted, 50)
+    posted = await under_way(world, 1200, "killed-redis")
     world.redis.kill()
     used = _cpu_seconds(world)
     away_s = world.form.seconds(full_s)
@@ -57,7 +56,7 @@ async def test_redis_is_killed(world: World, oracle: Oracle, checks: Checks, ful
     took_s = time.monotonic() - back
     checks.that("G7", took_s < world.form.flows_again_s, f"work flowed again after {took_s:.1f} s")
     async with world.queue.watching(checks):
-        await oracle.audit([posted], _PATIENCE_S)
+        await oracle.audit(posted, _PATIENCE_S)
     checks.that("G2", len(world.logged("sender_reaped")) == reaped, "a sender was reaped though only Redis had died")
     checks.none("G7", [name for name, child in world.children.items() if child.lives > 1], 1, "services that exited")
 

@@ -34,7 +34,8 @@ async def test_no_event_is_missed(world: World, oracle: Oracle) -> None:
         for failure, victim in zip(FAILURES, _VICTIMS, strict=True):
             webhooks.failing = failure
             blasts.append(await world.client.post(people(60, "webhooks") + people(3, "webhooks", simulate="bounce")))
-            await oracle.within(lambda: webhooks.failed[failure] > 0, 10.0)  # noqa: B023 -- awaited here
+            failed = await oracle.within(lambda: webhooks.failed[failure] > 0, _PATIENCE_S)  # noqa: B023 -- awaited here
+            assert failed, (failure, webhooks.failed)
             if victim == "redis":
                 world.redis.kill()
                 await asyncio.to_thread(world.redis.start)
