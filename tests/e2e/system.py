@@ -25,6 +25,7 @@ KURIR = Path(sys.executable).with_name("kurir")
 _OFFSETS = (0, 10, 11, 20, 21, 30, 40, 41, 50, 79, 90, 91)
 _FIRST_BASE, _BASES_EACH = 25_000, 875
 _READY_TIMEOUT_S = 60.0
+_INSISTS_S = 60.0
 
 
 def free_base() -> int:
@@ -124,7 +125,7 @@ class System:
             return []
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """GET a path of the API; as clients should, ask again after a 503, for at most 15 s."""
+        """GET a path of the API; as clients should, ask again after a 503, for at most a minute."""
         url = f"http://127.0.0.1:{self.port}{path}"
         return self._insist(urllib.request.Request(url, headers=dict(headers or {})))
 
@@ -135,12 +136,11 @@ class System:
     def send(
         self, method: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Send a JSON body to a path of the API by any method; a blast as `get` does, under a key of its own."""
+        """Send a JSON body to a path of the API by any method, as `get` does; a blast under a key of its own."""
         url, data = f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode()
         named = {"Content-Type": "application/json", **(headers or {})}
-        if path != "/api/messages/blast":
-            return self._call(urllib.request.Request(url, data, named, method=method))
-        named.setdefault("Idempotency-Key", uuid.uuid4().hex)
+        if path == "/api/messages/blast":
+            named.setdefault("Idempotency-Key", uuid.uuid4().hex)
         return self._insist(urllib.request.Request(url, data, named, method=method))
 
     def delivered(self) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ class System:
         return [json.loads(line) for line in whole_lines.splitlines()]
 
     def _insist(self, request: urllib.request.Request) -> dict[str, Any]:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + _INSISTS_S
         while True:
             try:
                 return self._call(request)
