@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,8 @@ from tests.servers import PATIENCE_S, Kind, RedisServer, read_info, wait_for
 SLOTS = 16384
 _JOINED_WITHIN_S = 120.0
 _ANSWER_TIMEOUT_S = 30.0
+_GIVES_UP_S = 6.0
+_MEET_EVERY_S = 3.0
 NODE_TIMEOUT_MS = 2000
 # For clusters whose nodes stay: on a busy machine a node may not get to run for seconds, and the others must not mind.
 PATIENT = ("--cluster-node-timeout", "60000")
@@ -40,6 +42,7 @@ class Cluster:
         own += options
         self.nodes = [RedisServer(kind, own) for _ in range(masters + replicas)]
         self.masters, self.replicas = self.nodes[:masters], self.nodes[masters:]
+        self._meet_after = 0.0
 
     @property
     def url(self) -> str:
@@ -55,9 +58,7 @@ class Cluster:
             last = min((number + 1) * share, SLOTS) - 1
             assert node.command("CLUSTER", "ADDSLOTSRANGE", str(number * share), str(last)) == b"+OK"
             assert node.command("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1)) == b"+OK"
-        for node in self.nodes[1:]:
-            assert self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", str(node.port)) == b"+OK"
-        self._wait(lambda: all(self.known(node) == len(self.nodes) for node in self.nodes), "every node to know all")
+        self._wait(self._all_have_met, "every node to know all")
         for number, node in enumerate(self.replicas):
             command = ("CLUSTER", "REPLICATE", id_of(self.masters[number % len(self.masters)]))
             # refused while the node knows its master only by its address
@@ -71,14 +72,23 @@ class Cluster:
         served = all(info["cluster_state"] == "ok" and info["cluster_slots_ok"] == str(SLOTS) for info in infos)
         return served and synced == len(self.replicas)
 
+    def _all_have_met(self) -> bool:
+        """Return whether every node knows the names of all; if not, let the first one meet those that it does not know.
+
+        A node gives up a meeting that takes longer than the node time-out, and does not try it again by itself. Until
+        it is over, the node counts the other one among those that it knows, under a name that means nothing.
+        """
+        names = {id_of(node): node for node in self.nodes}
+        listed = [text_of(node.port, "CLUSTER NODES") for node in self.nodes]
+        if time.monotonic() > self._meet_after:
+            self._meet_after = time.monotonic() + _MEET_EVERY_S
+            for node in [node for name, node in names.items() if name not in listed[0]]:
+                assert self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", str(node.port)) == b"+OK"
+        return all(name in text for text in listed for name in names)
+
     @staticmethod
     def _is_synced(node: RedisServer) -> bool:
         return b"slave" in role_of(node) and "master_link_status:up" in text_of(node.port, "INFO replication")
-
-    @staticmethod
-    def known(node: RedisServer) -> int:
-        """Return how many nodes a node knows."""
-        return int(info_of(node)["cluster_known_nodes"])
 
     def restore(self) -> None:
         """Start the nodes that do not run; return once all slots are served and replicated."""
@@ -140,9 +150,17 @@ class Cluster:
         await asyncio.to_thread(_let_take_over, replica, allowed=False)
 
     async def hand_over(self, replica: RedisServer) -> None:
-        """Let a replica and its master, which runs, swap their roles: nothing is lost."""
-        assert await asyncio.to_thread(replica.command, "CLUSTER", "FAILOVER") == b"+OK"
-        await _has_taken_over(replica)
+        """Let a replica and its master, which runs, swap their roles: nothing is lost.
+
+        The replica gives up after 5 s without a word, as when its master stands still, so it is told again.
+        """
+        until = time.monotonic() + _JOINED_WITHIN_S
+        while await asyncio.to_thread(role_of, replica) != b"master":
+            assert time.monotonic() < until, f"not within {_JOINED_WITHIN_S:g} s: the replica to take over"
+            await asyncio.to_thread(replica.command, "CLUSTER", "FAILOVER")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GIVES_UP_S):
+                    await _has_taken_over(replica)
 
     def destroy(self) -> None:
         """Kill all nodes and delete their data."""
