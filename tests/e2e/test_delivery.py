@@ -28,14 +28,18 @@ async def test_ten_thousand_recipients_arrive_exactly_once(make_system: MakeSyst
     await wait_for(lambda: _sent(system.get("/api/logs/messages/stats")) == _COUNT, _TIMEOUT_S, "all to be sent")
     assert smtp_sink.deliveries() == Counter({f"first{n}@example.com": 1 for n in range(_COUNT)})
 
-    second = system.post("/api/messages/blast", _blast("second", _SECOND))
-    assert system.interrupt() < 10
-    assert system.process.returncode == 0
-    before = smtp_sink.deliveries().total()
-    assert before < _COUNT + _SECOND, "the system stopped too late to prove anything"
-
-    system.up("--no-sandbox")
-    await wait_for(lambda: _sent(system.get("/api/logs/messages/stats")) == _COUNT + _SECOND, _TIMEOUT_S, "the rest")
+    # if this process stands still for seconds, nothing is left to be sent when the system stops: then once more
+    for turn in range(1, 5):
+        second = system.post("/api/messages/blast", _blast(f"second{turn}-", _SECOND))
+        assert system.interrupt() < 10
+        assert system.process.returncode == 0
+        wanted = _COUNT + turn * _SECOND
+        is_middle = smtp_sink.deliveries().total() < wanted
+        system.up("--no-sandbox")
+        if is_middle:
+            break
+    assert is_middle, "the system stopped too late to prove anything"
+    await wait_for(lambda: _sent(system.get("/api/logs/messages/stats")) == wanted, _TIMEOUT_S, "the rest")
     assert set(smtp_sink.deliveries().values()) == {1}
     assert system.get(f"/api/blasts/{second['blastId']}")["blast"]["state"] == "completed"
 
