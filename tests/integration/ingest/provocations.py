@@ -148,17 +148,17 @@ async def _foreign_page(at: Setting) -> Reply:
 
 @provokes("TOO_MANY_STREAMS")
 async def _too_many_streams(at: Setting) -> Reply:
+    async def none_is_left() -> bool:
+        return "kurir_event_streams 0.0" in (await at.api.get("/metrics")).text
+
+    await wait_for(none_is_left)  # those of other tests end when they are written to
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         for _ in range(MOST_STREAMS):
             stream = await stack.enter_async_context(http.get(f"{at.api.url}/api/events"))
             assert await stream.content.readline() == b"retry: 2000\n"
         reply = await at.api.get("/api/events")
-
-    async def none_is_left() -> bool:
-        return "kurir_event_streams 0.0" in (await at.api.get("/metrics")).text
-
-    await wait_for(none_is_left)  # they end when they are written to, and other tests need streams
+    await wait_for(none_is_left)  # other tests need streams
     return reply
 
 

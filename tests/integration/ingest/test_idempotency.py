@@ -165,7 +165,13 @@ async def test_a_cancelled_blast_takes_no_more_of_a_repeated_request(api: Api, r
 
 async def test_twenty_thousand_are_queued_exactly_once_when_ingest_is_killed() -> None:
     """Ingest is killed in the middle of a POST; the client repeats the call with its key, and memory stays bounded."""
-    figures = await measure(20_000, kill=True, time_scale=0.1)
-    assert figures.queued == figures.distinct == 20_000
-    assert figures.posts > 1
-    assert figures.rss_peak_mb < 200
+    posts = 1
+    # a kill that comes after the answer, since this process stood still for a moment, proves nothing: then once more
+    for _ in range(5):
+        figures = await measure(20_000, kill=True, time_scale=0.1)
+        assert figures.queued == figures.distinct == 20_000
+        assert figures.rss_peak_mb < 200
+        posts = figures.posts
+        if posts > 1:
+            break
+    assert posts > 1

@@ -49,7 +49,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             yield Watched(system, prometheus, webhook)
     finally:
         stop.set()
-        traffic.join(30)
+        traffic.join(120)
         webhook.close()
         system.interrupt()
 
@@ -74,10 +74,11 @@ def keep_sending(system: System, stop: threading.Event) -> None:
         number += 1
         try:
             system.post("/api/messages/blast", blast(number))
-        except urllib.error.HTTPError as refused:
-            refused.close()
-            if refused.code != 503:  # "try again": the machine may stand still for seconds
-                raise
+        except OSError as error:  # no answer, or "try again": the machine may stand still for seconds
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+                if error.code != 503:
+                    raise
 
 
 def eventually(true: Callable[[], object], timeout_s: float, what: str) -> None:
