@@ -19,6 +19,7 @@ _FOLDER = Path(__file__).parent / "static"
 _KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _INDEX, _FRAME = "index.html", "frame.html"
 _VERSION_LENGTH = 12
+_STYLE_SPACES = re.compile(rb"(:)\s+|\s*([{};,])\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def read_console_files(folder: Path = _FOLDER) -> ConsoleFiles:
     """Read the files of the console."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix in _KINDS)
     named = {(name := path.relative_to(folder).as_posix()): _lean(name, path.read_bytes()) for path in paths}
-    index, frame = (folder / _INDEX).read_bytes(), (folder / _FRAME).read_bytes()
+    index, frame = (_lean(name, (folder / name).read_bytes()) for name in (_INDEX, _FRAME))
     version = _digest([index, *(part for name, content in named.items() for part in (name.encode(), content))])
     files = {name: _file(_KINDS[Path(name).suffix], content) for name, content in named.items()}
     return ConsoleFiles(
@@ -61,14 +62,16 @@ def read_console_files(folder: Path = _FOLDER) -> ConsoleFiles:
 
 
 def _lean(name: str, content: bytes) -> bytes:
-    """Return one of our own modules without indentation and lines of comment, which browsers need not load.
+    """Return one of our own files without what browsers need not load: indentation, lines of comment, spaces in styles.
 
-    No statement or text in them depends on how a line begins. A library stays as its package has it.
+    No statement or text in them depends on how a line begins, and no text of a style on spaces beside its marks. A
+    library stays as its package has it.
     """
-    if name.startswith("vendor/") or not name.endswith((".js", ".css")):
+    if name.startswith("vendor/") or not name.endswith((".js", ".css", ".html")):
         return content
     lines = (line.strip() for line in content.splitlines())
-    return b"\n".join(line for line in lines if line and not line.startswith((b"//", b"/*", b"* ", b"*/")))
+    lean = b"\n".join(line for line in lines if line and not line.startswith((b"//", b"/*", b"* ", b"*/")))
+    return _STYLE_SPACES.sub(lambda mark: mark[1] or mark[2], lean) if name.endswith(".css") else lean
 
 
 def _complete(index: bytes, version: str, names: Mapping[str, bytes]) -> bytes:

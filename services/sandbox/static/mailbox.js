@@ -40,13 +40,18 @@ function go(changes, replace = false) {
   history[replace ? "replaceState" : "pushState"](null, "", path(changes));
 }
 
-// The list
+// The list. An older answer that comes later is not shown.
+let lastAsked = 0;
+let lastShown = 0;
 async function loadList() {
+  const turn = lastAsked += 1;
   const { q = "", channel = "" } = view();
   const query = new URLSearchParams(Object.entries({ q, channel, limit: state.total }).filter(([, value]) => value));
   const answer = await (await call(`/messages?${query}`)).json();
   const now = view();
   if ((now.q ?? "") !== q || (now.channel ?? "") !== channel) return; // typed on: a later answer is on its way
+  if (turn < lastShown) return;
+  lastShown = turn;
   state.messages = answer.messages;
   state.count = answer.count;
   state.older = answer.messages.length === state.total;
@@ -100,7 +105,7 @@ async function showMessage() {
     state.shown = message;
     draw(message);
   } catch (error) {
-    showNothing(error.message);
+    if (view().message === number) showNothing(error.message);
   }
 }
 
@@ -209,9 +214,10 @@ function moveTab(event) {
 
 async function deleteShown(number) {
   await call(`/messages/${number}`, "DELETE").catch(() => {}); // it is gone either way
-  go({ message: "", tab: "" }, true);
+  const isShown = view().message === String(number);
+  if (isShown) go({ message: "", tab: "" }, true);
   await refresh();
-  $("message").focus();
+  if (isShown) $("message").focus();
 }
 
 // Everything at once, and what makes it so

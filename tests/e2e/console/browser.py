@@ -22,6 +22,18 @@ _RULES_OF_LOOKS = ["color-contrast", "target-size", "scrollable-region-focusable
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 _SHOWN = """document.body.innerText + performance.getEntriesByType("resource").slice(-12).map((one) =>
   `\\n${one.name} ${Math.round(one.startTime)}-${Math.round(one.responseEnd)} ms ${one.responseStatus}`).join("")"""
+# a message that was shown is gone after seconds, for which a busy machine may look elsewhere
+_KEEP_TOASTS = """() => {
+  window.toasts = [];
+  const note = (one) => one.classList?.contains("toast") && toasts.push(one.querySelector("span").textContent);
+  new MutationObserver((changes) => changes.forEach((one) => one.addedNodes.forEach(note)))
+    .observe(document.body, { childList: true, subtree: true });
+}"""
+_TAKE_TOAST = """(words) => {
+  const place = toasts.findIndex((one) => one.includes(words));
+  return place < 0 ? "" : toasts.splice(place, 1)[0];
+}"""
+_TOAST_WITHIN_S = 60.0
 _EXCESS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 _SETTLES_S = 20.0
 _ARGUMENTS = [
@@ -62,6 +74,15 @@ class Visit:
         """Open a path of the console and wait for its heading."""
         self.page.goto(f"{self.url}/console{path}")
         self.page.wait_for_selector("h1")
+        self.page.evaluate(_KEEP_TOASTS)
+
+    def hear(self, words: str) -> str:
+        """Wait until the page has shown a toast with these words, and return its text. Each toast counts once."""
+        deadline = time.monotonic() + _TOAST_WITHIN_S
+        while not (found := str(self.page.evaluate(_TAKE_TOAST, words))):
+            assert time.monotonic() < deadline, f"no toast says {words!r}"
+            self.page.wait_for_timeout(50)
+        return found
 
     def look_at(self, look: Look) -> None:
         """Change the width of the screen and the colours that the person prefers."""
@@ -150,8 +171,8 @@ def visiting(browser: Browser, url: str, look: Look, key: str = "") -> Iterator[
 
 
 def sign_in(context: BrowserContext, url: str, key: str) -> None:
-    """Sign in; as clients should, ask again after a 503, for at most 15 s."""
-    deadline = time.monotonic() + 15
+    """Sign in; as clients should, ask again after a 503, for at most a minute."""
+    deadline = time.monotonic() + 60
     while True:
         answer = context.request.post(
             f"{url}/console/session", data=json.dumps({"apiKey": key}), headers={"Content-Type": "application/json"}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import struct
 import time
-import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,11 +151,7 @@ def _fill(system: System, scene: Scene) -> list[str]:
 
 
 def _change(system: System, method: str, path: str, body: dict[str, Any] | None = None) -> None:
-    data = None if body is None else json.dumps(body).encode()
-    headers = ADMIN | ({} if data is None else {"Content-Type": "application/json"})
-    request = urllib.request.Request(f"http://127.0.0.1:{system.port}{path}", data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=60):
-        pass
+    system.send(method, path, body or {}, ADMIN)
 
 
 def _state(system: System, blast_id: str) -> str:

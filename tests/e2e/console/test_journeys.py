@@ -67,7 +67,7 @@ def test_a_newcomer_sends_a_file(walk: tuple[Visit, Hand]) -> None:
     hand.press("Send again")
     page.wait_for_selector("dialog[open]")
     hand.press("Send again")
-    page.wait_for_selector("text=The message will be sent again.")
+    visit.hear("The message will be sent again.")
     page.wait_for_selector("text=run 2")
     # a preview may be asked for before the column of the name is chosen
     visit.forgive("422")
@@ -96,12 +96,13 @@ def test_a_file_of_lines_is_scheduled_and_cancelled(walk: tuple[Visit, Hand], sy
     hand.press("Pause")
     page.wait_for_selector(".wait:has-text('the text is wrong')")
     hand.press("Resume")
-    page.wait_for_selector("text=The blast is resumed.")
+    visit.hear("The blast is resumed.")
     hand.press("Cancel")
     page.wait_for_selector("dialog[open]")
     hand.press("Cancel the blast")
     page.wait_for_selector(".badge:has-text('cancelled')")
-    assert call(system, f"/api/blasts/{blast_id}")["blast"]["counts"]["cancelled"] == 1
+    # the page may hear of the mark before its messages are ended
+    wait(lambda: call(system, f"/api/blasts/{blast_id}")["blast"]["counts"]["cancelled"] == 1)
     visit.check()
 
 
@@ -115,12 +116,13 @@ def test_all_failures_of_a_filter_are_sent_again(walk: tuple[Visit, Hand], syste
     visit.open("/messages")
     hand.press("More filters")
     hand.fill("Reference", reference)
-    page.wait_for_selector("text=3 match")
+    # the whole text: what matched before the filter may be 13
+    page.wait_for_selector("text=/^3 match/")
     hand.press("Send the failed again")
     page.wait_for_selector("text=These are all that match.")
     hand.press("Send 3 again")
-    page.wait_for_selector("text=3 messages will be sent again.")
-    hand.press("bounce+")
+    visit.hear("3 messages will be sent again.")
+    hand.press(f"bounce+{reference[9]}")
     page.wait_for_selector("text=in run 2")
     visit.check()
 
@@ -162,13 +164,9 @@ def test_a_template_is_written_previewed_and_saved(walk: tuple[Visit, Hand], sys
     assert page.frame_locator("iframe.mail").locator("link, base, meta").count() == 0
     assert page.title() == "New template · Kurir"
     assert visit.strangers == []
-    # the frame's policy says in the log what it blocked
-    visit.forgive("Content Security Policy")
-    visit.forgive("422")
-    assert visit.said == []
     hand.fill("HTML", "<p>Dear {{ name }}</p>")
     hand.press("Create the template")
-    page.wait_for_selector("text=Greeting is saved as version")
+    visit.hear("Greeting is saved as version")
     page.wait_for_selector("text=What a recipient needs")
     assert call(system, "/api/templates/greeting")["template"]["subject"] == "Good day {{ name }}"
     hand.press("Send a test")
@@ -180,6 +178,9 @@ def test_a_template_is_written_previewed_and_saved(walk: tuple[Visit, Hand], sys
     page.wait_for_selector("dialog[open]")
     hand.press("Delete it")
     page.wait_for_selector("h1:has-text('Templates')")
+    # the frame's policy says in the log what it blocked; the words of a frame may come late
+    visit.forgive("Content Security Policy")
+    visit.forgive("422")
     visit.check()
 
 
@@ -223,7 +224,7 @@ def test_a_channel_is_paused_limited_and_checked(walk: tuple[Visit, Hand], syste
     hand.press("Pause")
     page.wait_for_selector(".wait:has-text('stock-taking')")
     hand.press("Resume Email")
-    page.wait_for_selector("text=Email is resumed.")
+    visit.hear("Email is resumed.")
     hand.press("Change the limit of Email")
     page.wait_for_selector("dialog[open]")
     hand.fill("Messages per time", "fast")
@@ -260,12 +261,13 @@ def test_a_webhook_is_added_tested_and_removed(walk: tuple[Visit, Hand], system:
     hand.press("the archive")
     page.wait_for_selector("h1:has-text('the archive')")
     hand.press("Send a test")
-    page.wait_for_selector("text=A test event is on its way.")
+    visit.hear("A test event is on its way.")
     page.wait_for_selector("tbody tr:has-text('webhook.test')")
     hand.press("Disable")
     page.wait_for_selector("h1 .badge:has-text('disabled')")
     hand.press("Enable")
-    page.wait_for_selector("h1 .badge:has-text('enabled')")
+    # enabled, or failing as soon as nobody answers at its address again
+    page.wait_for_selector("h1 .badge:not(:has-text('disabled'))")
     visit.check_access()
     hand.press("Remove")
     page.wait_for_selector("dialog[open]")
@@ -283,7 +285,7 @@ def test_logs_show_calls_and_errors(walk: tuple[Visit, Hand]) -> None:
     visit.open("/logs")
     hand.fill("Status", "404")
     page.wait_for_url("**status=404*")
-    page.wait_for_selector("code:has-text('/api/blasts/nothing')", timeout=30_000)
+    page.wait_for_selector("code:has-text('/api/blasts/nothing')")
     assert "chief" in page.inner_text("tbody tr")
     hand.press("Warnings and errors")
     page.wait_for_selector("text=Level")

@@ -102,15 +102,13 @@ def test_a_hostile_mail_can_do_nothing(visit: Visit, numbers: dict[str, int]) ->
     assert page.url == f"{visit.url}/?message={numbers['hostile']}"
     assert page.title().startswith("<img src=x")
     assert visit.strangers == []
-    # the browser notes what it blocked
-    assert all("block" in one.lower() or "sandboxed" in one or "Content Security" in one for one in visit.said), (
-        visit.said
-    )
-    visit.said.clear()
     page.click(f"[data-number='{numbers['62812']}']")
     page.wait_for_selector(".bubble")
     assert HOSTILE.strip() in page.inner_text(".bubble")
     assert page.query_selector("main img") is None
+    # the browser notes what it blocked, perhaps late
+    for words in ("block", "Block", "sandboxed", "Content Security"):
+        visit.forgive(words)
     visit.check()
 
 

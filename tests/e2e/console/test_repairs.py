@@ -30,7 +30,7 @@ def test_failures_of_a_blast_are_sent_again(walk: tuple[Visit, Hand], system: Sy
     page.wait_for_selector("text=Send 2 messages again?")
     visit.check_access()
     hand.press("Send again")
-    page.wait_for_selector("text=2 messages will be sent again.")
+    visit.hear("2 messages will be sent again.")
     wait(lambda: call(system, f"/api/messages/{blast_id}:1:email")["message"]["run"] == 2)
     visit.check()
 
@@ -39,7 +39,7 @@ def test_failures_of_a_blast_are_sent_again(walk: tuple[Visit, Hand], system: Sy
     hand.press("Send the failed again")
     page.wait_for_selector("text=Send all 2 failed messages again?")
     hand.press("Send again")
-    page.wait_for_selector("text=2 messages will be sent again.")
+    visit.hear("2 messages will be sent again.")
     wait(lambda: call(system, f"/api/messages/{other}:0:email")["message"]["run"] == 2)
     visit.check()
 
@@ -59,7 +59,7 @@ def test_addresses_are_imported_and_exported(walk: tuple[Visit, Hand], system: S
     visit.check_access()
     assert call(system, f"/api/suppressions?address={name}.one")["suppressions"] == []
     hand.press("Import")
-    page.wait_for_selector("text=2 addresses added, 0 changed.")
+    visit.hear("2 addresses added, 0 changed.")
     hand.fill("Address", f"{name}.")
     page.wait_for_selector(f"tbody tr:has-text('{name}.one@example.org')")
     with page.expect_download() as download:
@@ -93,7 +93,7 @@ def test_a_webhook_is_changed_replayed_and_given_a_new_secret(walk: tuple[Visit,
     page.wait_for_selector("dialog[open]")
     hand.set_time("From", datetime.now(UTC) - timedelta(hours=1))
     hand.press("Send again")
-    page.wait_for_selector("text=/[1-9][0-9]* events? will be sent again/")
+    assert not visit.hear("will be sent again.").startswith("0 ")
 
     hand.press("Replace the secret")
     page.wait_for_selector("dialog[open]")
@@ -119,7 +119,7 @@ def test_what_a_filter_shows_is_exported(walk: tuple[Visit, Hand], system: Syste
     visit.open("/messages")
     hand.press("More filters")
     hand.fill("Reference", reference)
-    page.wait_for_selector("text=2 match")
+    page.wait_for_selector("text=/^2 match/")
     with page.expect_download() as download:
         hand.press("Export CSV")
     text = download.value.path().read_text()

@@ -1,5 +1,5 @@
 // The console: signs in, shows the navigation and the page of the URL.
-import { loadSession, session, signIn, signOut, useSession } from "./core/api.js";
+import { loadSession, signIn, signOut, useSession } from "./core/api.js";
 import { startLive, useLive } from "./core/live.js";
 import { at, match, startRouter, usePlace } from "./core/router.js";
 import { useStore } from "./core/store.js";

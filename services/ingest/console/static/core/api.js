@@ -62,9 +62,19 @@ export async function signOut() {
   session.set((now) => ({ ...now, signedIn: false, scopes: [] }));
 }
 
+/** Return a function that begins a turn, and returns one that tells whether no other has begun since. */
+export function useTurns() {
+  const turn = useRef(0);
+  return () => {
+    const mine = turn.current += 1;
+    return () => turn.current === mine;
+  };
+}
+
 /**
- * Read a path, again whenever it changes or `every` seconds have passed, and return {data, problem, loading, reload}.
- * While the next answer is awaited the old one stays, so that a page does not flicker.
+ * Read a path, again whenever it changes or `every` seconds have passed, and return {data, sentAt, problem, loading,
+ * reload}; `sentAt` is when the data was asked for. While the next answer is awaited the old one stays, so that a page
+ * does not flicker. An answer that takes longer than `every` seconds is awaited, not asked for again.
  */
 export function useData(path, { every = 0 } = {}) {
   const [state, setState] = useState({ data: undefined, problem: null, loading: true });
@@ -74,19 +84,22 @@ export function useData(path, { every = 0 } = {}) {
     if (!path) return undefined;
     const stop = new AbortController();
     reading.current = stop;
+    const sentAt = performance.now();
     setState((old) => ({ ...old, loading: true }));
     // the log of API calls leaves out what only asks again
     get(path, { signal: stop.signal, headers: turn ? { "X-Kurir-Refresh": "1" } : {} }).then(
-      (data) => setState({ data, problem: null, loading: false }),
-      (problem) => {
-        if (problem.name !== "AbortError") setState((old) => ({ ...old, problem, loading: false }));
-      },
-    );
+      (data) => ({ data, sentAt, problem: null }),
+      (problem) => ({ problem }),
+    ).then((next) => {
+      if (stop.signal.aborted) return;
+      reading.current = null;
+      setState((old) => ({ ...old, ...next, loading: false }));
+    });
     return () => stop.abort();
   }, [path, turn]);
   useEffect(() => {
     if (!every) return undefined;
-    const timer = setInterval(() => document.hidden || reload(), every * 1000);
+    const timer = setInterval(() => document.hidden || reading.current || reload(), every * 1000);
     return () => clearInterval(timer);
   }, [every]);
   return { ...state, reload };

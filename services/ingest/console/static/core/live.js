@@ -11,7 +11,10 @@ export const useLive = () => useStore(live);
 
 let source = null;
 
-const byId = (blasts) => new Map(blasts.map((blast) => [blast.blastId, blast]));
+const byId = (blasts, known) => new Map([...known, ...blasts.map((one) => [one.blastId, { ...one, heardAt: performance.now() }])]);
+
+/** Return what the stream said last if that is newer than what the page asked for at `sentAt`, else what it read. */
+export const newer = (streamed, read, sentAt) => (streamed?.heardAt > sentAt ? streamed : { ...streamed, ...read });
 
 /** Add this second's figures. One that an event came too late for has the same; a longer pause has none. */
 function longer(history, channels, at) {
@@ -30,9 +33,9 @@ function longer(history, channels, at) {
 }
 
 const readers = {
-  state: (now, state) => ({ ...now, ...state, open: true, blasts: byId(state.blasts) }),
+  state: (now, state) => ({ ...now, ...state, open: true, blasts: byId(state.blasts, []) }),
   channels: (now, event) => ({ ...now, ...event, history: longer(now.history, event.channels, event.at) }),
-  blast: (now, blast) => ({ ...now, blasts: new Map(now.blasts).set(blast.blastId, blast) }),
+  blast: (now, blast) => ({ ...now, blasts: byId([blast], now.blasts) }),
 };
 
 function open() {
@@ -43,9 +46,10 @@ function open() {
     live.set((now) => ({ ...now, open: false }));
     // the browser tries again by itself, but not after an answer that refused it
     if (source?.readyState === EventSource.CLOSED) {
-      close();
-      loadSession().catch(() => {}); // it may have ended
-      setTimeout(open, 5000);
+      // until then it stays, or every news of the session would open another one
+      setTimeout(() => { close(); open(); }, 5000);
+      // the session may have ended
+      loadSession().catch(() => {});
     }
   };
   for (const [name, read] of Object.entries(readers)) {

@@ -35,7 +35,8 @@ function decoded(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // a "%" that encodes nothing
+    // a "%" that encodes nothing
+    return text;
   }
 }
 

@@ -9,7 +9,8 @@ const stored = () => {
     const found = localStorage.getItem(KEY);
     return CHOICES.includes(found) ? found : "auto";
   } catch {
-    return "auto"; // storage may be forbidden
+    // storage may be forbidden
+    return "auto";
   }
 };
 

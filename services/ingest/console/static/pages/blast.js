@@ -1,7 +1,7 @@
 // One blast: how far it is, why it waits, what failed and why, and what can be done about it.
 import { can, post, useData } from "../core/api.js";
 import { count, duration, number, percent, rate } from "../core/format.js";
-import { useLive } from "../core/live.js";
+import { newer, useLive } from "../core/live.js";
 import { at } from "../core/router.js";
 import { html } from "../core/view.js";
 import { DELIVERIES, STATUSES, channelName, nameOf, reasonOf } from "../core/words.js";
@@ -128,7 +128,7 @@ export function Blast({ id }) {
   const reload = () => { found.reload(); failures.reload(); };
   if (!found.data && found.problem) return html`<${Page} title="Blast"><${Loaded} of=${found} /><//>`;
   return html`<${Loaded} of=${found}>${({ blast }) => {
-    const live = blasts.get(id);
-    return html`<${Shown} blast=${live ? { ...live, delivery: live.delivery || blast.delivery } : blast} failures=${failures} reload=${reload} />`;
+    const shown = newer(blasts.get(id), blast, found.sentAt);
+    return html`<${Shown} blast=${{ ...shown, delivery: shown.delivery || blast.delivery }} failures=${failures} reload=${reload} />`;
   }}<//>`;
 }

@@ -4,11 +4,11 @@ import { count, number } from "../core/format.js";
 import { at, useQuery } from "../core/router.js";
 import { html } from "../core/view.js";
 import { CHANNEL_NAMES, DELIVERIES, STATUSES, channelName, nameOf, reasonOf } from "../core/words.js";
-import { Badge, Empty, Loaded, Page, StateBadge, When } from "../parts/basics.js";
-import { ask } from "../parts/dialog.js";
+import { Badge, Button, Empty, Loaded, Page, StateBadge, When } from "../parts/basics.js";
+import { askAfter } from "../parts/dialog.js";
 import { Field, FilterField } from "../parts/form.js";
 import { Pager, Table } from "../parts/table.js";
-import { attempt, toast } from "../parts/toasts.js";
+import { toast } from "../parts/toasts.js";
 
 const FILTERS = ["recipient", "status", "channel", "delivery", "blast", "template", "reference", "error_class", "from", "to"];
 const any = (names, name = nameOf) => [["", "any"], ...names.map((one) => [one, name(one)])];
@@ -63,12 +63,10 @@ function Counted({ stats, filtered }) {
 }
 
 /** Send all failed messages that the filter shows again, once their number is confirmed. */
-const retryAll = (wanted, reload) => attempt(async () => {
+function retryAll(wanted, reload) {
   const path = `/api/messages/retry?${new URLSearchParams(wanted)}`;
-  const { matched, complete } = await post(path, {});
-  if (!matched) return "No failed message matches.";
   const uncertain = wanted.error_class === "uncertain";
-  await ask({
+  return askAfter(post(path, {}), ({ matched, complete }) => (matched ? {
     title: `Send ${count(matched, "failed message")} again?`,
     text: `${complete ? "These are all that match." : "These are the latest; more match."} ${uncertain ? "Nobody knows whether they were delivered: they may arrive twice." : "Those that may have been delivered are left out."}`,
     action: `Send ${number(matched)} again`,
@@ -78,9 +76,8 @@ const retryAll = (wanted, reload) => attempt(async () => {
       toast(`${count(done.reopened, "message")} will be sent again${done.skipped ? `, ${number(done.skipped)} left out` : ""}.`);
       reload();
     },
-  });
-  return "";
-}, (text) => text);
+  } : toast("No failed message matches.")));
+}
 
 export function Messages() {
   const [query, change] = useQuery();
@@ -96,7 +93,7 @@ export function Messages() {
   return html`<${Page} title="Messages" actions=${html`<a class="button" href=${file("csv")} download="messages.csv">Export CSV</a><a class="button" href=${file("ndjson")} download="messages.ndjson">NDJSON</a>`}>
     <section class="card flush"><${Filters} query=${query} change=${change} />
       <div class="summary-line" aria-live="polite">${counted.data ? html`<${Counted} stats=${counted.data.stats} filtered=${filtered} />` : html`<p class="faint">Counting …</p>`}
-        <div class="actions">${can("send") && counted.data?.stats.failed > 0 && html`<button type="button" onClick=${() => retryAll(wanted, again)}>Send the failed again</button>`}
+        <div class="actions">${can("send") && counted.data?.stats.failed > 0 && html`<${Button} onClick=${() => retryAll(wanted, again)}>Send the failed again<//>`}
           ${filtered && html`<button type="button" class="plain" onClick=${clear}>Clear the filters</button>`}</div></div>
       <${Loaded} of=${found}>${(answer) => html`
         <${Table} caption="Messages, the latest first" columns=${COLUMNS} rows=${answer.logs} id=${(row) => row.job_id}

@@ -1,12 +1,12 @@
 // Send: a file of recipients, its columns, its problems beside their rows, a preview, and then the blast.
-import { call, can, post, useData } from "../core/api.js";
+import { call, can, post, useData, useTurns } from "../core/api.js";
 import { encodingOf, plainName, readCsv, withHeader } from "../core/csv.js";
 import { count, number } from "../core/format.js";
 import { at, go, useQuery } from "../core/router.js";
 import { html, useEffect, useState } from "../core/view.js";
 import { channelName } from "../core/words.js";
 import { Button, Empty, Loaded, Page, Problem } from "../parts/basics.js";
-import { Field, problemOf } from "../parts/form.js";
+import { Field } from "../parts/form.js";
 import { Preview } from "../parts/mail.js";
 import { Table } from "../parts/table.js";
 import { toast } from "../parts/toasts.js";
@@ -212,26 +212,29 @@ function Prepared({ templates, opened, setOpened }) {
   const requirements = useData(template ? `/api/templates/${template.id}/requirements` : null);
   const needed = requirements.data?.requirements;
   const needs = needed && needed.templateId === template?.id ? wantedOf(needed, template.channels) : null;
-  const set = (name) => (value) => { setFound(null); setPlan((now) => ({ ...now, [name]: value })); };
+  // the answer of a check that began before a change is about something else than what would be sent
+  const begin = useTurns();
+  const forget = () => { setFound(null); return begin(); };
+  const set = (name) => (value) => { forget(); setPlan((now) => ({ ...now, [name]: value })); };
   useEffect(() => {
-    setFound(null);
+    forget();
     const own = template?.id === head.templateId;
     const channels = (template?.channels || []).filter((one) => !own || !head.channels || head.channels.includes(one));
     setPlan((now) => ({ ...now, channels, globals: (own && head.globalVariables) || {} }));
   }, [template?.id]);
   useEffect(() => { if (needs) setMapping(guess(opened.columns, needed.columns.concat("reference"))); }, [opened, needs && needed.templateId]);
-  const map = (next) => { setFound(null); setMapping(next); };
+  const map = (next) => { forget(); setMapping(next); };
   const check = async () => {
     setProblem(null);
-    setFound(null);
-    await submit(opened, mapping, plan, true).then((answer) => setFound({ ...answer, key: randomKey() }), setProblem);
+    const isLatest = forget();
+    await submit(opened, mapping, plan, true).then((answer) => isLatest() && setFound({ ...answer, key: randomKey() }), (error) => isLatest() && setProblem(error));
   };
   const send = async () => {
     setProblem(null);
     try {
       const answer = await submit(opened, mapping, plan, false, found.key);
       toast(`${count(answer.totalMessages, "message")} accepted.`);
-      go(at(`/blasts/${answer.blastId}`));
+      if (location.pathname === at("/send")) go(at(`/blasts/${answer.blastId}`));
     } catch (error) {
       setProblem(error);
     }

@@ -1,11 +1,11 @@
 // Suppressions: addresses that get no more messages. Find, add, import and export them; lift one, or all that match.
-import { call, can, post, useData } from "../core/api.js";
+import { call, can, post, useData, useTurns } from "../core/api.js";
 import { count, number } from "../core/format.js";
 import { at, useQuery } from "../core/router.js";
 import { html, useState } from "../core/view.js";
 import { CHANNEL_NAMES, channelName, nameOf } from "../core/words.js";
-import { Badge, Empty, Loaded, Page, When } from "../parts/basics.js";
-import { Dialog, ask } from "../parts/dialog.js";
+import { Badge, Button, Empty, Loaded, Page, When } from "../parts/basics.js";
+import { Dialog, ask, askAfter } from "../parts/dialog.js";
 import { Field, FilterField, Form, problemOf } from "../parts/form.js";
 import { Pager, Table } from "../parts/table.js";
 import { toast } from "../parts/toasts.js";
@@ -24,17 +24,13 @@ const lift = (row, reload) => ask({
   act: async () => { await call("DELETE", `/api/suppressions/${row.id}`); toast(`${row.address} is no longer suppressed.`); },
 }).then(reload);
 
-async function liftAll(wanted, reload) {
-  const { matched } = await post("/api/suppressions/lift", wanted);
-  await ask({
-    title: `Lift ${count(matched, "suppression")}?`,
-    text: "Messages can be sent to these addresses again. If another one matches by then, none is lifted.",
-    action: `Lift ${number(matched)}`,
-    danger: true,
-    act: async () => toast(`${count((await post("/api/suppressions/lift", { ...wanted, confirm: matched })).lifted, "suppression")} lifted.`),
-  });
-  reload();
-}
+const liftAll = (wanted, reload) => askAfter(post("/api/suppressions/lift", wanted), ({ matched }) => ({
+  title: `Lift ${count(matched, "suppression")}?`,
+  text: "Messages can be sent to these addresses again. If another one matches by then, none is lifted.",
+  action: `Lift ${number(matched)}`,
+  danger: true,
+  act: async () => toast(`${count((await post("/api/suppressions/lift", { ...wanted, confirm: matched })).lifted, "suppression")} lifted.`),
+})).then(reload);
 
 const columns = (reload) => [
   { name: "Address", kind: "words", cell: (row) => html`<bdi>${row.address}</bdi><span class="sub">${channelName(row.channel)}</span>` },
@@ -52,7 +48,7 @@ function Add({ close, done }) {
   const act = async () => {
     await post("/api/suppressions", one);
     toast(`${one.address} is suppressed.`);
-    done();
+    return done;
   };
   return html`<${Dialog} title="Suppress an address" onClose=${close}><${Form} act=${act} action="Suppress it" shown=${["address", "reason"]}
     before=${html`<button type="button" onClick=${close}>Close</button>`}>${(problem) => html`<div class="fields">
@@ -66,18 +62,25 @@ function Import({ close, done }) {
   const [file, setFile] = useState(null);
   const [channel, setChannel] = useState("email");
   const [found, setFound] = useState(null);
+  // the answer of a check that began before a change is about another file
+  const begin = useTurns();
+  const choose = (set) => (value) => { begin(); set(value); setFound(null); };
   const send = (dryRun) => call("POST", `/api/suppressions/import?${new URLSearchParams({ channel, validation: "permissive", dryRun })}`, file, { headers: { "Content-Type": "text/csv" } });
   const act = async () => {
-    if (!found) return setFound(await send("true"));
+    if (!found) {
+      const isLatest = begin();
+      const checked = await send("true");
+      return isLatest() && setFound(checked);
+    }
     const answer = await send("false");
     toast(`${count(answer.added, "address", "addresses")} added, ${number(answer.changed)} changed.`);
-    return done();
+    return done;
   };
   return html`<${Dialog} title="Import suppressions" onClose=${close}><${Form} act=${act} action=${found ? "Import" : "Check the file"} disabled=${!file}
     before=${html`<button type="button" onClick=${close}>Close</button>`}>${() => html`<div class="fields">
-      <div class="field wide"><label for="import-file">CSV file</label><input id="import-file" type="file" accept=".csv,text/csv" onChange=${(event) => { setFile(event.target.files[0] || null); setFound(null); }} />
+      <div class="field wide"><label for="import-file">CSV file</label><input id="import-file" type="file" accept=".csv,text/csv" onChange=${(event) => choose(setFile)(event.target.files[0] || null)} />
         <p class="hint">A header row, then a row for each address: <code>email</code>, <code>phone</code> or <code>address</code>, and perhaps <code>reason</code>, <code>scope</code>, <code>source</code>, <code>expiresAt</code>.</p></div>
-      <${Field} label="Channel of rows that name none" value=${channel} onInput=${(value) => { setChannel(value); setFound(null); }} options=${CHANNELS} /></div>
+      <${Field} label="Channel of rows that name none" value=${channel} onInput=${choose(setChannel)} options=${CHANNELS} /></div>
       ${found && html`<div role="status"><p>${count(found.total, "address", "addresses")} can be imported, ${count(found.rejected, "row")} cannot be read.</p>
         ${found.errors?.length > 0 && html`<ul>${found.errors.slice(0, 10).map((one) => html`<li><code>${one.field}</code> ${one.message}</li>`)}</ul>`}</div>`}`}<//><//>`;
 }
@@ -100,7 +103,7 @@ export function Suppressions() {
         <${Field} label="Stops" value=${query.scope || ""} onInput=${set("scope")} options=${any(SCOPES)} />
         <${Field} label="Source" value=${query.source || ""} onInput=${set("source")} options=${any(SOURCES.map((one) => [one, nameOf(one)]))} />
         <${FilterField} label="Reason" value=${query.reason} onInput=${set("reason")} />
-        ${filtered && can("admin") && html`<button type="button" onClick=${() => liftAll(wanted, found.reload).catch((problem) => toast(problem.message, "bad"))}>Lift all that match</button>`}
+        ${filtered && can("admin") && html`<${Button} onClick=${() => liftAll(wanted, found.reload)}>Lift all that match<//>`}
       </form>
       <${Loaded} of=${found}>${(answer) => html`<${Table} caption="Suppressions" columns=${columns(found.reload)} rows=${answer.suppressions} id=${(row) => row.id}
         empty=${html`<${Empty} title=${filtered ? "No suppression matches." : "Nobody is suppressed."}>${filtered ? "" : "Hard bounces, complaints and opt-outs appear here by themselves."}<//>`} />

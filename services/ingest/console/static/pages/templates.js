@@ -122,8 +122,7 @@ function SendTest({ draft, close }) {
     const { name, variables } = recipientOf(draft, {});
     const answer = await post("/api/messages", { templateId: draft.id, channel, recipient: { name, variables, [field]: address.trim() } });
     toast("The test is on its way.");
-    go(at(`/messages/${answer.jobId}`));
-    close();
+    return () => { go(at(`/messages/${answer.jobId}`)); close(); };
   };
   return html`<${Dialog} title="Send a test" onClose=${close}><p>It is sent for real, with the examples as values, in the version that was saved last.</p>
     <${Form} act=${act} action="Send it" shown=${[`recipient.${field}`]} before=${html`<button type="button" onClick=${close}>Close</button>`}>${(problem) => html`<div class="fields">
@@ -146,8 +145,9 @@ function Opened({ template, isNew }) {
   const save = async () => {
     const answer = isNew ? await post("/api/templates", { id: draft.id, ...contentOf(draft) }) : await call("PUT", `/api/templates/${draft.id}`, contentOf(draft));
     toast(`${answer.template.name} is saved as version ${answer.template.version}.`);
-    if (isNew) go(at(`/templates/${answer.template.id}`));
-    else setDraft(answer.template);
+    // what was written while it was being saved stays
+    const saved = (now) => (now === draft ? answer.template : { ...now, version: answer.template.version });
+    return () => (isNew ? go(at(`/templates/${answer.template.id}`)) : setDraft(saved));
   };
   const remove = () => ask({
     title: `Delete ${draft.name}?`, text: "Blasts that began with it keep their version.", action: "Delete it", danger: true,

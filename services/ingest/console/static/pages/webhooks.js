@@ -81,7 +81,7 @@ function Replay({ path, close, done }) {
   const act = async () => {
     const body = { from: from && new Date(from).toISOString(), ...(to ? { to: new Date(to).toISOString() } : {}) };
     toast(`${count((await post(`${path}/replay`, body)).events, "event")} will be sent again.`);
-    done();
+    return done;
   };
   return html`<${Dialog} title="Send events again" onClose=${close}><p>Each event keeps its id, so a receiver that knows it can leave it out.</p>
     <${Form} act=${act} action="Send again" disabled=${!from} shown=${["from", "to"]} before=${html`<button type="button" onClick=${close}>Close</button>`}>${(problem) => html`<div class="fields">

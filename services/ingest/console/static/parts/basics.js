@@ -1,8 +1,9 @@
 // Basic parts: badges, bars, times, problems and empty places.
 import { ago, moment, number } from "../core/format.js";
 import { makeStore, useStore } from "../core/store.js";
-import { html, useEffect, useRef, useState } from "../core/view.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../core/view.js";
 import { nameOf, toneOf, waitOf } from "../core/words.js";
+import { toast } from "./toasts.js";
 
 export const Badge = ({ tone = "calm", children }) => html`<span class="badge ${tone}">${children}</span>`;
 
@@ -63,7 +64,7 @@ export function Loaded({ of, children }) {
   return html`<p class="faint loading" role="status">Loading …</p>`;
 }
 
-/** A button that waits for what it does, so that nobody presses it twice. */
+/** A button that waits for what it does, so that nobody presses it twice, and says why it failed. */
 export function Button({ onClick, children, kind = "", ...more }) {
   const [busy, setBusy] = useState(false);
   const alive = useRef(true);
@@ -72,6 +73,8 @@ export function Button({ onClick, children, kind = "", ...more }) {
     setBusy(true);
     try {
       await onClick(event);
+    } catch (problem) {
+      toast(problem.message, "bad");
     } finally {
       if (alive.current) setBusy(false);
     }
@@ -85,7 +88,8 @@ export function Page({ title, label, actions, children }) {
   useEffect(() => {
     document.title = `${label || title} · Kurir`;
   }, [label, title]);
-  useEffect(() => {
+  // before the next frame, or the focus would be taken from a person who has gone on by keyboard
+  useLayoutEffect(() => {
     if (Page.opened) heading.current?.focus();
     Page.opened = true;
     scrollTo(0, 0);

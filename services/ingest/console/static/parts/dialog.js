@@ -11,6 +11,13 @@ const asked = makeStore(null);
  */
 export const ask = (question) => new Promise((resolve) => asked.set({ ...question, resolve }));
 
+/** Ask what the answer of a call says, if anything, unless the person went elsewhere or opened a dialog meanwhile. */
+export async function askAfter(answer, questionOf) {
+  const from = location.href;
+  const question = questionOf(await answer);
+  return question && location.href === from && !document.querySelector("dialog[open]") && ask(question);
+}
+
 export function Dialogs() {
   const question = useStore(asked);
   return question && html`<${Question} key=${question} ...${question} />`;
@@ -38,7 +45,8 @@ export function Dialog({ title, onClose, children }) {
 function Question({ title, text, action, danger, field, act, resolve }) {
   const [value, setValue] = useState(field?.value || "");
   const end = (done) => {
-    asked.set(null);
+    // what it did may have taken so long that another question is open
+    asked.set((now) => (now?.resolve === resolve ? null : now));
     resolve(done);
   };
   const keep = html`<button type="button" onClick=${() => end(false)}>Keep as it is</button>`;

@@ -26,21 +26,26 @@ export function Field({ label, value, onInput, problem, hint, kind = "text", opt
 /** A text of a filter: it takes effect a moment after the last key, with Enter, or when the focus leaves it. */
 export function FilterField({ value = "", onInput, ...more }) {
   const [text, setText] = useState(value);
-  useEffect(() => setText(value), [value]);
+  // the other filters may change before the timer ends, and the text while its beginning takes effect
+  const latest = useRef();
+  latest.current = onInput;
+  const given = useRef(value);
+  const give = () => latest.current(given.current = text.trim());
+  useEffect(() => { if (value !== given.current) setText(given.current = value); }, [value]);
   useEffect(() => {
-    if (text === value) return undefined;
-    const timer = setTimeout(() => onInput(text.trim()), 400);
+    if (text.trim() === given.current) return undefined;
+    const timer = setTimeout(give, 400);
     return () => clearTimeout(timer);
   }, [text]);
-  return html`<${Field} kind="search" value=${text} onInput=${setText} onChange=${() => onInput(text.trim())} ...${more} />`;
+  return html`<${Field} kind="search" value=${text} onInput=${setText} onChange=${give} ...${more} />`;
 }
 
 /** Return the message of the first problem with a field, "" without one. */
 export const problemOf = (problem, field) => problem?.problems?.find((one) => one.field === field)?.message || "";
 
 /**
- * A form that does something: it waits for it, and shows what was wrong. `children(problem)` draws the fields;
- * `shown` are the fields that show their own problems.
+ * A form that does something: it waits for it, and shows what was wrong. A function that `act` returns is called unless
+ * the form was closed meanwhile. `children(problem)` draws the fields; `shown` are the fields that show their own problems.
  */
 export function Form({ act, action, danger, before, shown = [], children, disabled }) {
   const [problem, setProblem] = useState(null);
@@ -53,7 +58,8 @@ export function Form({ act, action, danger, before, shown = [], children, disabl
     setBusy(true);
     setProblem(null);
     try {
-      await act();
+      const next = await act();
+      if (alive.current && next) next();
     } catch (error) {
       if (alive.current) setProblem(error);
     } finally {

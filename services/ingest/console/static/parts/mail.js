@@ -1,12 +1,13 @@
 // Previews: a mail in a frame that can do nothing, a WhatsApp message as a bubble.
-import { html, useEffect, useRef, useState } from "../core/view.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../core/view.js";
 
 /** The HTML of a mail. The frame's own policy keeps it from loading, running or reaching anything. */
 export function MailFrame({ content, title }) {
   const frame = useRef();
   const [ready, setReady] = useState(false);
   const [height, setHeight] = useState(320);
-  useEffect(() => {
+  // before the next frame of the page, or a mail's frame that loads quickly would not be heard, and stay empty
+  useLayoutEffect(() => {
     const listen = ({ source, data }) => {
       if (source !== frame.current?.contentWindow || !data) return;
       if (data.frameReady) setReady(true);
