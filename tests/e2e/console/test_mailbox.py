@@ -8,7 +8,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from tests.e2e.console.browser import LOOKS, WIDE, Visit, visiting
 from tests.integration.sandbox.running import CREDENTIALS, MESSAGES_PATH, Sandbox
@@ -164,5 +164,21 @@ def test_the_list_is_live(visit: Visit, sandbox: Sandbox, numbers: dict[str, int
     sandbox.call("DELETE", f"/messages/{numbers['siti']}")
     page.goto(f"{visit.url}/?message={numbers['siti']}")
     page.wait_for_selector("text=This message is no longer kept.")
+    visit.forgive("404")
+    visit.check()
+
+
+def test_a_late_answer_about_another_message_changes_nothing(visit: Visit, numbers: dict[str, int]) -> None:
+    """A message that was gone replaced the one that was opened after it."""
+    page, calls = visit.page, list[Route]()
+    _open(visit, "/")
+    page.route(f"**/messages/{numbers['siti']}", lambda call: calls.append(call))  # noqa: PLW0108 -- Playwright takes no built-in method
+    page.click(f"[data-number='{numbers['siti']}']")
+    page.click(f"[data-number='{numbers['62812']}']")
+    page.wait_for_selector(".bubble")
+    with page.expect_response(f"**/messages/{numbers['siti']}"):
+        calls[0].fulfill(status=404, json={})
+    page.evaluate("new Promise((done) => setTimeout(done, 100))")  # what must not happen has no signal
+    assert page.is_visible(".bubble")
     visit.forgive("404")
     visit.check()
