@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
+from tests.awake import awake
 from tests.integration.ingest.conftest import READ_KEY, StartIngest
 from tests.integration.ingest.running import Api, Peers, RunningIngest, person, running
 from tests.integration.ingest.test_console import signed_in
@@ -152,10 +153,12 @@ async def test_a_stream_ends_when_the_service_stops(valkey_url: str, tmp_path: P
             answer = await http.get(f"{ingest.url}{EVENTS}")
             stream = Stream(answer)
             await stream.next("state")
-            stopping = asyncio.create_task(asyncio.to_thread(ingest.stop))
-            with pytest.raises(EOFError):
-                await stream.next("no such event")
-            await asyncio.wait_for(stopping, 4)
+            async with awake() as spent:
+                stopping = asyncio.create_task(asyncio.to_thread(ingest.stop))
+                with pytest.raises(EOFError):
+                    await stream.next("no such event")
+                await stopping
+            assert spent.seconds < 4
 
 
 async def test_a_stream_needs_a_key(redis: Redis, start_ingest: StartIngest) -> None:
