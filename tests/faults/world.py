@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -161,9 +162,11 @@ class World:
         assert set(codes) <= {0}, {child.name: (code, child.output()) for child, code in zip(running, codes)}  # noqa: B905 -- of one length
 
     async def close(self) -> None:
-        """Kill everything that is left, in whatever state."""
+        """Kill everything that is left, in whatever state, and print what a service that had ended said last."""
         self._retire()
         for child in self.children.values():
+            if child.exit_code():
+                sys.stdout.write(f"{child.name} had ended with {child.exit_code()}:\n{child.output()}\n")
             child.kill()
         await self._open.aclose()
         await asyncio.to_thread(self.servers.destroy)
