@@ -24,6 +24,7 @@ _OF_SCRIPTS = frozenset({"EVALSHA", "EVAL"})
 # they block nothing, and what they cost is the driver's way through its pool
 _OF_KEYS = frozenset({"HGET", "HMGET", "HSETNX", "EXISTS", "PEXPIRE", "PERSIST", "ZADD", "ZREM", "XADD"})
 _FOR_CACHES = {"keys"}
+_CLOSED = "the handler is closed"
 
 
 class QueueRedis(Redis):
@@ -120,6 +121,19 @@ class _OfQueue:
             if not _is_unknown(error):
                 raise
             raise RedisConnectionError(NOT_REDIS) from error
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send a command; raises the driver's ConnectionError if the server has closed the connection meanwhile.
+
+        uvloop raises a RuntimeError then, where asyncio raises an OSError, and the driver translates only that.
+        """
+        connection: Any = super()
+        try:
+            await connection.send_packed_command(command, check_health)
+        except RuntimeError as error:
+            if _CLOSED not in str(error):
+                raise
+            raise RedisConnectionError(f"the server closed the connection: {error}") from error
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name = args[0]

@@ -1,17 +1,21 @@
-"""The connection that the calls of scripts share, with real servers that are killed, frozen, paused or demoted."""
+"""The connection that the calls of scripts share, with real servers that are killed, frozen, paused or demoted.
+
+And one of the pool, which the other calls take.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
+import uvloop
 
 from shared.errors import QueueUnavailableError
 from shared.queue.client import QueueRedis
-from shared.queue.connection import connect
+from shared.queue.connection import connect, translated
 from shared.queue.scripts import Script
 from tests.servers import PATIENCE_S, Kind, RedisServer, read_info, wait_for
 
@@ -191,3 +195,27 @@ async def test_connection_that_opens_while_its_client_closes_is_closed(
     await asyncio.wait([reading])
     reading.exception()
     await wait_for(lambda: read_info(server.port, "clients")["connected_clients"] == before)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_connection_of_the_pool_that_was_just_closed_is_lost(
+    loop: Callable[[], asyncio.AbstractEventLoop], server: RedisServer
+) -> None:
+    """A server that died between the choice of a connection and the write ended a service: uvloop has its own error."""
+
+    async def write() -> None:
+        redis = connect(server.url)
+        pool: Any = redis.connection_pool
+        connection = await pool.get_connection()
+        stream = connection._writer
+        stream.transport.abort()
+        with suppress(OSError):
+            await stream.wait_closed()
+        with pytest.raises(QueueUnavailableError), translated("read events"):
+            await connection.send_command("PING")
+        await pool.release(connection)
+        assert await redis.ping()
+        await redis.aclose()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(write())
