@@ -121,12 +121,12 @@ class RedisServer:
         """Return whether it runs."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> None:
-        """Start the server and wait until it answers; it loads the data of earlier runs."""
+    def start(self, *options: str) -> None:
+        """Start the server, with more options for this run, until it answers; it loads the data of earlier runs."""
         settings = [
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)),
             *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-            *("--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options),
+            *("--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options, *options),
         ]
         log = (self._folder / "server.log").open("ab")
         with log:

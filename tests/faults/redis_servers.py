@@ -62,10 +62,15 @@ class RedisServers:
         await wait_for(self._sentinels_know_each_other, _LINK_TIMEOUT_S, "the Sentinels to meet")
 
     async def start_replica(self) -> None:
-        """Start the replica if it does not run, and attach it; return once it has caught up."""
+        """Start the replica if it does not run, and attach it; return once it has caught up.
+
+        It never says that it is a master: a Sentinel that heard so 8 s ago, and asks again just after it was promoted,
+        takes that for the same, and makes it a replica again.
+        """
+        of_master = ("127.0.0.1", str(self.master.port))
         if not self.replica.runs():
-            await asyncio.to_thread(self.replica.start)
-        await asyncio.to_thread(self.replica.command, "REPLICAOF", "127.0.0.1", str(self.master.port))
+            await asyncio.to_thread(self.replica.start, "--replicaof", *of_master)
+        await asyncio.to_thread(self.replica.command, "REPLICAOF", *of_master)
         await self.in_step()
 
     async def in_step(self) -> None:
