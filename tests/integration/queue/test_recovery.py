@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.clock import SystemClock
 from shared.errors import QueueFullError
 from shared.events import Ended, EventBatch, Processing, Sent, SystemEvent, pack_batch
 from shared.queue.batches import Numbered
@@ -16,6 +15,7 @@ from shared.queue.leases import Lease
 from shared.queue.producer import BacklogLimits, Producer
 from shared.queue.suppressions import Suppressions
 from shared.suppressions import Suppression
+from tests.clocks import StandingClock
 from tests.integration.queue.world import World, open_world
 from tests.servers import wait_for
 
@@ -259,25 +259,15 @@ async def test_processes_together_keep_the_bound_of_request_events(world: World)
         await world.redis.config_set("maxmemory", 0)
 
 
-class _HandClock(SystemClock):
-    """A clock that the test moves: a busy machine may take longer than a second for twenty batches."""
-
-    seconds = 1000.0
-
-    def monotonic(self) -> float:
-        """Return seconds on a clock that never goes back."""
-        return self.seconds
-
-
 async def test_request_events_seldom_ask_for_the_size_of_their_stream(world: World) -> None:
     """Of many batches within a second, only the first asks Redis how much memory they take."""
-    clock = _HandClock()
+    clock = StandingClock()
     producer = Producer(world.redis, "ingest", clock=clock)
     before = await _size_calls(world)
     for _ in range(20):
         await producer.emit(SystemEvent(0, "info", "x", "ingest", {}))
     asked = await _size_calls(world)
-    clock.seconds += 60
+    clock.now += 60
     await producer.emit(SystemEvent(0, "info", "x", "ingest", {}))
     assert (asked - before, await _size_calls(world) - before) == (1, 2)
 

@@ -16,22 +16,8 @@ from shared.queue.consumer import BeginPolicy, BeginRequest
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.sending.job_limits import JobLimit
+from tests.clocks import HandClock
 from tests.integration.queue.world import AT_ONCE, WITH_FILES, HandSender, World, ends, eventually
-
-
-class HandClock:
-    """A clock that the test sets."""
-
-    seconds = 1000.0
-
-    def now_ms(self) -> int:
-        return int(self.seconds * 1000)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 async def bury(world: World, dead: HandSender, by: HandSender) -> tuple[int, int]:
@@ -226,14 +212,14 @@ async def test_one_missed_heartbeat_does_not_make_a_sender_dead(world: World) ->
     await world.redis.delete(f"{{email}}:sender:{dead.name}")
     patient = Reaper(world.partition, alive.name, replace(AT_ONCE, checks_apart_ms=8000), clock)
     assert await patient.reap_dead() == []
-    clock.seconds += 7.9
+    clock.now += 7.9
     assert await patient.reap_dead() == []
     await world.redis.delete(f"{{email}}:sender:{alive.name}")
-    clock.seconds += 1
+    clock.now += 1
     assert await patient.reap_dead() == [], "its own lease had lapsed"
     await alive.consumer.heartbeat({}, first=True)
     assert await patient.reap_dead() == [], "it starts afresh"
-    clock.seconds += 8
+    clock.now += 8
     young = Reaper(world.partition, alive.name, replace(AT_ONCE, redis_up_ms=10**9), clock)
     assert await young.reap_dead() == [], "Redis has just started"
     (taken,) = await patient.reap_dead()
@@ -250,7 +236,7 @@ async def test_sender_whose_heartbeat_came_back_is_spared(world: World) -> None:
     await world.redis.delete(f"{{email}}:sender:{frozen.name}")
     assert await reaper.reap_dead() == []
     assert not await frozen.consumer.heartbeat({})
-    clock.seconds += 9
+    clock.now += 9
     assert await reaper.reap_dead() == []
     assert await frozen.finish(lease) == [True]
 

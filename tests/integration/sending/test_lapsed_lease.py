@@ -20,26 +20,11 @@ from shared.sending.holdings import Holdings
 from shared.sending.keeper import Keeper
 from shared.sending.loop import SendingLoop
 from shared.sending.provider import RenderedMessage
+from tests.clocks import HandClock
 from tests.integration.queue.world import World, eventually
 from tests.integration.sending.fakes import FakeProvider, RememberedAttempts
 from tests.integration.sending.running import SETTINGS
 from tests.servers import wait_for
-
-
-@dataclass
-class HandClock:
-    """A clock that the test moves."""
-
-    now: float = 100.0
-
-    def now_ms(self) -> int:
-        return int(self.now * 1000)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @dataclass

@@ -15,6 +15,7 @@ import trustme
 from services.webhook_sender.connector import tls_context
 from shared.errors import SendError, StopChannelError, UnavailableError
 from shared.special_addresses import NOTHING_ALLOWED, Allowed
+from tests.clocks import HandClock
 from tests.integration.webhook_sender.endpoints import (
     DELIVERY,
     Receiver,
@@ -27,23 +28,9 @@ from tests.integration.webhook_sender.endpoints import (
 from tests.raw_servers import serving_raw
 
 
-class StandingClock:
-    """A clock that the test moves."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def now_ms(self) -> int:
-        return 1_700_000_000_000
-
-    async def sleep(self, _seconds: float) -> None: ...
-
-
 async def test_name_is_refused_for_ten_minutes_before_its_endpoint_stops() -> None:
     """A name server's fault of a moment must not disable an endpoint; a lasting one needs the operator."""
-    clock, kinds = StandingClock(), []
+    clock, kinds = HandClock(), []
     url = "https://app.lan/"
     async with opened(url, clock, allowed=NOTHING_ALLOWED, look_up=resolving("127.0.0.1"), time_scale=0.5) as channel:
         for at in (1000.0, 1100.0, 1299.0, 1300.0, 1301.0, 1600.0, 1601.0):
@@ -86,7 +73,7 @@ THREE = Allowed((ipaddress.ip_network("127.0.0.3/32"),))
 
 async def test_one_answer_begins_the_ten_minutes_again(tmp_path: Path, usual_port: int) -> None:
     """A name that resolves to a special address now and then is never stopped, and never connected to there."""
-    clock, url = StandingClock(), f"https://app.lan:{usual_port}/"
+    clock, url = HandClock(), f"https://app.lan:{usual_port}/"
     kinds: list[type[SendError] | None] = []
     async with (
         named(tmp_path, usual_port, answer("204 No Content", b"", "Connection: close")) as found,

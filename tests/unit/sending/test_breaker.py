@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from shared.sending.breaker import Breaker, BreakerPolicy
+from tests.clocks import HandClock
 
 
-@dataclass
-class HeldClock:
-    """A clock that moves only when the test moves it."""
-
-    at: float = 1000.0
-
-    def now_ms(self) -> int:
-        return int(self.at * 1000)
-
-    def monotonic(self) -> float:
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        self.at += seconds
-
-
-def opened(clock: HeldClock) -> Breaker:
+def opened(clock: HandClock) -> Breaker:
     """Return a breaker that has just opened."""
     breaker = Breaker(clock, BreakerPolicy(failures=5, open_s=60, probe_every_s=5))
     for _ in range(5):
@@ -33,7 +16,7 @@ def opened(clock: HeldClock) -> Breaker:
 
 def test_opens_after_five_failures_in_a_row() -> None:
     """Four failures, an answer and four more leave it closed; the fifth in a row opens it, with its reason."""
-    breaker = Breaker(HeldClock())
+    breaker = Breaker(HandClock())
     for failures in (4, 4):
         breaker.worked()
         for _ in range(failures):
@@ -47,22 +30,22 @@ def test_opens_after_five_failures_in_a_row() -> None:
 
 def test_rests_for_a_minute_where_another_server_serves() -> None:
     """A server with an alternative is not tried for 60 s; one without is probed after 5 s."""
-    clock = HeldClock()
+    clock = HandClock()
     breaker = opened(clock)
-    clock.at += 4.9
+    clock.now += 4.9
     assert not breaker.admits(last_resort=True)
-    clock.at += 0.1
+    clock.now += 0.1
     assert breaker.admits(last_resort=True)
     assert not breaker.admits(last_resort=False)
-    clock.at += 55
+    clock.now += 55
     assert breaker.admits(last_resort=False)
 
 
 def test_one_probe_at_a_time() -> None:
     """While a probe is under way nothing else enters; its failure restarts the wait."""
-    clock = HeldClock()
+    clock = HandClock()
     breaker = opened(clock)
-    clock.at += 5
+    clock.now += 5
     probe = breaker.enter(last_resort=True)
     assert probe is not None
     assert probe.probe
@@ -70,15 +53,15 @@ def test_one_probe_at_a_time() -> None:
         assert breaker.enter(last_resort=True) is None
         probe.failed("still refused")
     assert breaker.enter(last_resort=True) is None
-    clock.at += 5
+    clock.now += 5
     assert breaker.enter(last_resort=True) is not None
 
 
 def test_an_answer_to_the_probe_closes_it() -> None:
     """After one answer every try may enter, and it takes five failures again to open."""
-    clock = HeldClock()
+    clock = HandClock()
     breaker = opened(clock)
-    clock.at += 5
+    clock.now += 5
     probe = breaker.enter(last_resort=True)
     assert probe is not None
     with probe:
@@ -90,25 +73,25 @@ def test_an_answer_to_the_probe_closes_it() -> None:
 
 def test_late_failures_leave_the_probe_alone() -> None:
     """A try from before the opening that fails late does not admit a second probe beside the first."""
-    clock = HeldClock()
+    clock = HandClock()
     breaker = Breaker(clock, BreakerPolicy(failures=2, open_s=60, probe_every_s=5))
     early = breaker.enter(last_resort=True)
     assert early is not None
     breaker.failed("refused")
     breaker.failed("refused")
-    clock.at += 5
+    clock.now += 5
     assert breaker.enter(last_resort=True) is not None
     with early:
         early.failed("timed out")
-    clock.at += 5
+    clock.now += 5
     assert breaker.enter(last_resort=True) is None
 
 
 def test_a_probe_without_a_word_is_given_back() -> None:
     """A probe that was cut off does not close the breaker, and does not block the next probe."""
-    clock = HeldClock()
+    clock = HandClock()
     breaker = opened(clock)
-    clock.at += 5
+    clock.now += 5
     probe = breaker.enter(last_resort=True)
     assert probe is not None
     with probe:
@@ -124,12 +107,12 @@ def test_scaled_policy_keeps_the_count() -> None:
 
 def test_refusal_opens_at_once_until_the_server_works() -> None:
     """One refusal opens the breaker; the server is probed like one that is down, and an answer closes it."""
-    clock = HeldClock()
+    clock = HandClock()
     breaker = Breaker(clock, BreakerPolicy(failures=5, open_s=60, probe_every_s=5))
     breaker.refuses("535 no")
     assert (breaker.is_open, breaker.refused, breaker.reason) == (True, True, "535 no")
     assert not breaker.admits(last_resort=False)
-    clock.at += 60
+    clock.now += 60
     admission = breaker.enter(last_resort=False)
     assert admission is not None
     with admission:
@@ -139,7 +122,7 @@ def test_refusal_opens_at_once_until_the_server_works() -> None:
 
 def test_server_that_refused_and_then_fails_is_down() -> None:
     """A failure after a refusal of credentials clears the refusal: the server no longer answers."""
-    breaker = Breaker(HeldClock())
+    breaker = Breaker(HandClock())
     breaker.refuses("535 no")
     breaker.failed("connection refused")
     assert (breaker.is_open, breaker.refused, breaker.reason) == (True, False, "connection refused")
@@ -147,7 +130,7 @@ def test_server_that_refused_and_then_fails_is_down() -> None:
 
 def test_closed_breaker_keeps_its_last_reason_for_people() -> None:
     """A closed breaker no longer counts as refusing; it keeps its last reason."""
-    breaker = Breaker(HeldClock())
+    breaker = Breaker(HandClock())
     breaker.refuses("535 no")
     breaker.close()
     assert (breaker.is_open, breaker.refused, breaker.reason) == (False, False, "535 no")
@@ -155,14 +138,14 @@ def test_closed_breaker_keeps_its_last_reason_for_people() -> None:
 
 def test_slow_probes_wait_twice_as_long_each_time() -> None:
     """With `slows` a last resort that stays down is probed after 5, 10, 20, 40, 60, 60 s; an answer begins again."""
-    clock = HeldClock()
+    clock = HandClock()
     breaker = Breaker(clock, BreakerPolicy(failures=1, open_s=60, probe_every_s=5, slows=True))
     for _ in range(2):
         breaker.failed("refused")
         for wait_s in (5, 10, 20, 40, 60, 60):
-            clock.at += wait_s - 0.1
+            clock.now += wait_s - 0.1
             assert not breaker.admits(last_resort=True)
-            clock.at += 0.1
+            clock.now += 0.1
             probe = breaker.enter(last_resort=True)
             assert probe is not None
             with probe:
@@ -172,11 +155,11 @@ def test_slow_probes_wait_twice_as_long_each_time() -> None:
 
 def test_a_slow_breaker_survives_days_of_failures() -> None:
     """The wait stays at its bound after thousands of probes."""
-    clock = HeldClock()
+    clock = HandClock()
     breaker = Breaker(clock, BreakerPolicy(failures=1, open_s=60, probe_every_s=5, slows=True))
     breaker.failed("refused")
     for _ in range(3000):
-        clock.at += 60
+        clock.now += 60
         probe = breaker.enter(last_resort=True)
         assert probe is not None
         with probe:

@@ -9,19 +9,7 @@ import pytest
 
 from services.ingest.storage.availability import BacklogRoom
 from shared.errors import QueueFullError, QueueUnavailableError
-
-
-class _Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def now_ms(self) -> int:
-        return int(self.now * 1000)
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from tests.clocks import HandClock
 
 
 class _Backlog:
@@ -43,8 +31,8 @@ class _Backlog:
             raise QueueFullError("full", 30)
 
 
-def _room(limit: int) -> tuple[BacklogRoom, _Backlog, _Clock]:
-    backlog, clock = _Backlog(limit), _Clock()
+def _room(limit: int) -> tuple[BacklogRoom, _Backlog, HandClock]:
+    backlog, clock = _Backlog(limit), HandClock(0.0)
     return BacklogRoom(cast("Any", backlog), clock), backlog, clock
 
 

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from services.ingest.storage.running_blasts import BlastRates
-
-
-class _Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def now_ms(self) -> int:
-        return int(self.now * 1000)
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from tests.clocks import HandClock
 
 
 def test_a_rate_covers_the_last_seconds() -> None:
     """The rate covers the last seconds, not the whole life of the blast; it is unknown at first."""
-    clock = _Clock()
+    clock = HandClock(0.0)
     rates = BlastRates(clock)
     assert rates.note("b", 0) is None
     clock.now = 2.0
