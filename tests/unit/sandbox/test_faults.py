@@ -9,12 +9,12 @@ import pytest
 
 from services.sandbox.faults import Fault, Faults
 from shared.smtp.session import Verdict
-from tests.unit.sending.test_breaker import HeldClock
+from tests.clocks import HandClock
 
 
 def test_a_fault_ends_by_count() -> None:
     """It applies to two messages and not to the third."""
-    faults = Faults(HeldClock())
+    faults = Faults(HandClock())
     faults.set(Fault("email", "451 4.3.0 no", times=2))
     assert [faults.take("email") is not None for _ in range(3)] == [True, True, False]
     assert faults.now() == []
@@ -22,17 +22,17 @@ def test_a_fault_ends_by_count() -> None:
 
 def test_a_fault_ends_by_time() -> None:
     """It ends after its seconds, whether it was used or not."""
-    clock = HeldClock()
+    clock = HandClock()
     faults = Faults(clock)
     faults.set(Fault("whatsapp", "131016", seconds=3))
     assert faults.take("whatsapp")
-    clock.at += 3
+    clock.now += 3
     assert faults.take("whatsapp") is None
 
 
 def test_a_fault_affects_only_its_channel_and_stage() -> None:
     """A fault at MAIL FROM does not affect RCPT TO, whole messages or WhatsApp, and they do not use it up."""
-    faults = Faults(HeldClock())
+    faults = Faults(HandClock())
     faults.set(Fault("email", "421 4.7.0 busy", times=1, at="mail"))
     assert faults.take("whatsapp") is None
     assert faults.take("email") is None
