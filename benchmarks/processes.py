@@ -112,14 +112,15 @@ class Child:
 
 
 def usage_of(pids: Iterable[tuple[str, int]]) -> Usage:
-    """Return the usage so far of processes given by (name, pid); add up those with the same name."""
+    """Return the usage so far of processes given by (name, pid), each with its children; add up equal names."""
     cpu: dict[str, float] = {}
     peak: dict[str, float] = {}
     for name, pid in pids:
-        process = psutil.Process(pid)
-        times = process.cpu_times()
-        cpu[name] = cpu.get(name, 0.0) + times.user + times.system
-        peak[name] = peak.get(name, 0.0) + _peak_mib(process)
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            times = process.cpu_times()
+            cpu[name] = cpu.get(name, 0.0) + times.user + times.system
+            peak[name] = peak.get(name, 0.0) + _peak_mib(process)
     return Usage(cpu, peak)
 
 

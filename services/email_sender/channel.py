@@ -43,7 +43,7 @@ class EmailChannel:
         self._tending: asyncio.Task[None] | None = None
         self._checking = asyncio.Lock()
         self._preparations = Preparations(self._frames, self._encoder)
-        self._prepares = any(key.is_rsa for key in settings.identity.keys.keys)
+        self._prepares = bool(settings.identity.keys)
 
     @property
     def channel(self) -> str:
@@ -55,7 +55,7 @@ class EmailChannel:
         self._warn_of_unsigned()
         self._servers = Servers(self._settings.smtp, self._encoder, changed)
         self._tending = asyncio.create_task(self._servers.tend())
-        self._encoder.open()
+        await self._encoder.open()
 
     def _warn_of_unsigned(self) -> None:
         """Warn of domains whose mail is not authenticated; not an error, since a relay may sign it."""
@@ -73,11 +73,11 @@ class EmailChannel:
         if self._servers is not None:
             await self._servers.close()
         self._preparations.close()
-        self._encoder.close()
+        await self._encoder.close()
 
     @property
     def prepares(self) -> bool:
-        """Whether threads sign messages (`PreparingProvider`)."""
+        """Whether messages are signed before their turns (`PreparingProvider`)."""
         return self._prepares
 
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,37 +23,31 @@ from services.email_sender.signing import Draft
 ENCODE_ASIDE_BYTES = 512 * 1024
 # above this, a message is signed only at its turn: prepared messages take memory
 SIGN_AHEAD_BYTES = 192 * 1024
-# above this, a thread also encodes and hashes the message that it signs
+# above this, a thread encodes and hashes the message
 _DRAFT_ASIDE_BYTES = 32 * 1024
 MOST_UNSENT_BYTES = 64 * 1024 * 1024
 # a message's Date is the time of its sending
 MOST_AGE_S = 30.0
 _MOST_THREADS = 4
-# The event loop releases the interpreter's lock only briefly, so a signing thread seldom gets it back. After this
-# interval the loop must yield; with Python's 5 ms the threads would mostly wait.
-_SWITCH_S = 0.0003
 
 
 class Encoder:
     """Encodes messages and signs them with the keys of their From domain.
 
-    Threads make RSA signatures before the messages' turns. Ed25519 signatures are made at their turns, on the event
-    loop: that takes less time than a thread and a place to wait in.
+    Processes make the signatures before the messages' turns. A message whose turn comes first waits for its process if
+    it needs an RSA signature; Ed25519 takes less time than that.
     """
 
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
         self._any_rsa = any(key.is_rsa for key in keys.keys)
-        self._signers = Signers()
-        self._switched_s = 0.0
+        self._signers = Signers(keys.keys)
         self._unsent: TTLCache[tuple[str, bool], bytes] = TTLCache(MOST_UNSENT_BYTES, MOST_AGE_S, getsizeof=len)
         self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "mail")
 
-    def open(self) -> None:
-        """Shorten the switch interval, so that signing threads and the event loop share the interpreter's lock."""
-        if self._any_rsa:
-            self._switched_s = sys.getswitchinterval()
-            sys.setswitchinterval(_SWITCH_S)
+    async def open(self) -> None:
+        """Start the processes that sign; until then a thread signs at a message's turn."""
+        await self._signers.open()
 
     async def encode(self, mail: Mail, *, eight_bit: bool) -> bytes:
         """Return a message in CRLF lines, dots not stuffed; `eight_bit` if the server offers 8BITMIME."""
@@ -64,11 +57,12 @@ class Encoder:
         kept = self._unsent.pop((mail.message_id, eight_bit), None)
         if kept is not None:
             return kept
-        if mail.signed is None and mail.body.size <= SIGN_AHEAD_BYTES:
+        keys = self._keys.for_domain(mail.from_domain)
+        if mail.signed is None and keys and mail.body.size <= SIGN_AHEAD_BYTES:
             mail = self.sign_ahead(mail, urgent=True)
-        if mail.signed is not None:
-            return await asyncio.shield(asyncio.wrap_future(mail.signed))
-        work = partial(_encoded, mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
+        if mail.signed is not None and (signed := await self._signers.wait(mail.signed)) is not None:
+            return signed
+        work = partial(_encoded, mail, keys, eight_bit=eight_bit)
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def keep(self, mail: Mail, content: bytes, *, eight_bit: bool) -> None:
@@ -81,36 +75,46 @@ class Encoder:
 
     def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
         """Return a message as `encode` does, or None if that would block the event loop for too long."""
+        if mail.signed is not None and mail.signed.content is not None:
+            return mail.signed.content
+        if self._any_rsa and self._signs_with_rsa(mail.from_domain):
+            if mail.signed is not None:
+                self._signers.hurry(mail.signed)
+            return None
+        if mail.body.size > ENCODE_ASIDE_BYTES:
+            return None
         if mail.signed is not None:
-            if mail.signed.done():
-                return mail.signed.result()
-            self._signers.hurry(mail.signed)
-            return None
-        if mail.body.size > ENCODE_ASIDE_BYTES or (self._any_rsa and self.signs_aside(mail.from_domain)):
-            return None
+            mail.signed.give_up()
         return _encoded(mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
 
-    def signs_aside(self, domain: str) -> bool:
-        """Return whether messages from a domain are signed by threads: an RSA signature takes long."""
+    def _signs_with_rsa(self, domain: str) -> bool:
         return any(key.is_rsa for key in self._keys.for_domain(domain))
+
+    def signs(self, domain: str) -> bool:
+        """Return whether messages from a domain are signed."""
+        return bool(self._keys.for_domain(domain))
 
     def sign_ahead(self, mail: Mail, *, urgent: bool = False) -> Mail:
         """Start to sign a message, an urgent one first; return the mail with the pending message."""
         keys = self._keys.for_domain(mail.from_domain)
+        pending = PendingMessage()
         if mail.body.size <= _DRAFT_ASIDE_BYTES:
-            work = draft(mail, keys).signed
+            self._signers.add(pending, draft(mail, keys), urgent=urgent)
         else:
-            work = partial(_encoded, mail, keys, eight_bit=False)
-        pending = PendingMessage(work)
-        self._signers.add(pending, urgent=urgent)
+            drafted = asyncio.get_running_loop().run_in_executor(self._threads, draft, mail, keys)
+            drafted.add_done_callback(partial(self._add_drafted, pending, urgent=urgent))
         return msgspec.structs.replace(mail, signed=pending)
 
-    def close(self) -> None:
-        """Stop the threads."""
-        if self._switched_s:
-            sys.setswitchinterval(self._switched_s)
-        self._signers.close()
+    def _add_drafted(self, pending: PendingMessage, drafted: asyncio.Future[Draft], *, urgent: bool) -> None:
+        if drafted.cancelled() or drafted.exception() is not None:
+            pending.give_up()  # encoding it at its turn fails in the same way, and reports the reason
+        else:
+            self._signers.add(pending, drafted.result(), urgent=urgent)
+
+    async def close(self) -> None:
+        """Stop the processes and threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._signers.close()
 
 
 def _encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:

@@ -32,9 +32,9 @@ class _Prepared(msgspec.Struct, frozen=True):
     size: int
 
     def drop(self) -> None:
-        """Cancel its signature, unless a thread is making it."""
+        """Let it not be signed, unless a process has it already."""
         if self.mail.signed is not None:
-            self.mail.signed.cancel()
+            self.mail.signed.give_up()
 
 
 class Preparations:
@@ -108,7 +108,7 @@ class Preparations:
 
     def _prepare(self, key: _Key, job: Job, blast: Blast) -> None:
         frame = self._frames.get(blast)
-        if frame.expected_size > SIGN_AHEAD_BYTES or not self._encoder.signs_aside(frame.domain):
+        if frame.expected_size > SIGN_AHEAD_BYTES or not self._encoder.signs(frame.domain):
             return
         mail = frame.fill(job)
         if (size := mail.body.size) > SIGN_AHEAD_BYTES:

@@ -1,83 +1,273 @@
-"""Threads that sign messages before their turns: urgent ones first, the others in order of arrival.
+"""Processes that sign messages before their turns: urgent ones first, the others in order of arrival.
 
-A thread works until no message waits. Waking a thread for each message would take longer than an Ed25519 signature.
+A signature with RSA takes longer than everything else that a sender does for a message, and threads that make them
+contend with the event loop for the interpreter's lock. A process (`signatures`) gets a few digests at a time, so that
+an urgent message waits for few others. One that ends is started again, and another signs what it had.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from collections.abc import Callable, Sequence
+from typing import cast
 
-_MOST_THREADS = 4
+from services.email_sender.dkim_keys import DkimKey
+from services.email_sender.signatures import REQUEST, pack_keys
+from services.email_sender.signing import Draft
+from shared.logs import get_logger
+
+_MOST_PROCESSES = 4
+# messages that a process has at once: more of them would delay urgent ones, with fewer it would wait for the next
+_MOST_GIVEN, _FEWEST_GIVEN = 16, 12
+_FIRST_RESTART_S, _LONGEST_RESTART_S = 0.1, 30.0
+# a process that takes longer for a message whose turn has come stands still
+STUCK_S = 5.0
+_STOP_S = 1.0
 
 
-class PendingMessage(Future[bytes]):
-    """A message that is being signed before its turn by `work`; the result is the bytes to send."""
+class PendingMessage:
+    """A message that is signed before its turn; `content` is what to send, None as long as it is not signed.
 
-    def __init__(self, work: Callable[[], bytes]) -> None:
-        super().__init__()
-        self._work: Callable[[], bytes] | None = work
+    It is `queued` from when a process may take it until one has. If it is `given_up`, no process signs it; it can still
+    be signed at its turn.
+    """
 
-    def sign(self) -> None:
-        """Sign it; an error is raised when the message is sent."""
-        work, self._work = self._work, None
-        try:
-            if work is not None:
-                self.set_result(work())
-        except Exception as error:
-            self.set_exception(error)
+    __slots__ = ("_draft", "_waiter", "content", "given_up", "queued", "requests")
+
+    def __init__(self) -> None:
+        self._draft: Draft | None = None
+        self.requests: Sequence[tuple[DkimKey, bytes]] = ()
+        self.content: bytes | None = None
+        self.queued = False
+        self.given_up = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def queue(self, draft: Draft) -> None:
+        """Note that everything but its signatures is prepared."""
+        self._draft, self.requests, self.queued = draft, draft.requests, True
+
+    def complete(self, signatures: Sequence[bytes]) -> None:
+        """Take its signatures, one for each request."""
+        if self._draft is not None:
+            self.content, self._draft = self._draft.completed(signatures), None
+            self._wake()
+
+    def give_up(self) -> None:
+        """Let no process sign it."""
+        self.given_up, self.queued, self._draft = True, False, None
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until it is signed or given up."""
+        if self.content is None and not self.given_up:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
 
 class Signers:
-    """A pool of threads, at most one per processor; each message is signed once, by the thread that claims it."""
+    """The processes, at most one per processor; each message is signed once.
 
-    def __init__(self, most_threads: int = _MOST_THREADS) -> None:
-        self._most_threads = min(os.cpu_count() or 1, most_threads)
-        self._threads = ThreadPoolExecutor(self._most_threads, "signer")
-        self._lock = Lock()
+    Messages with only Ed25519 keys need no more than one: that signs 40,000 in a second.
+    """
+
+    def __init__(self, keys: Sequence[DkimKey]) -> None:
+        most = _MOST_PROCESSES if any(key.is_rsa for key in keys) else 1
+        self._count = min(len(os.sched_getaffinity(0)), most) if keys else 0
+        self._packed = pack_keys([key.private for key in keys])
+        self._numbers = {key.tags: number for number, key in enumerate(keys)}
+        self._processes: list[_Process] = []
         self._urgent: deque[PendingMessage] = deque()
         self._waiting: deque[PendingMessage] = deque()
-        self._working = 0
+        self._restart_s = _FIRST_RESTART_S
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._filling = False
+        self._closed = False
 
-    def add(self, pending: PendingMessage, *, urgent: bool = False) -> None:
-        """Queue a message for signing; an urgent one goes first."""
-        with self._lock:
-            (self._urgent if urgent else self._waiting).append(pending)
-            if self._working == self._most_threads:
-                return
-            self._working += 1
-        self._threads.submit(self._work)
+    async def open(self) -> None:
+        """Start the processes; they take requests at once, and answer as soon as they are ready."""
+        for _ in range(self._count):
+            await self._start()
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        command = (sys.executable, "-P", "-m", "services.email_sender.signatures")
+        try:
+            # of a session of its own: the keyboard's interrupt is for the sender, which ends it
+            _, process = await loop.subprocess_exec(
+                lambda: _Process(self._fill, self._lost), *command, stderr=None, start_new_session=True
+            )
+        except OSError as error:
+            get_logger().warning("signing_process_not_started", reason=str(error))
+            self._start_later()
+            return
+        if self._closed:
+            process.end()
+            return
+        process.write(self._packed)
+        self._processes.append(process)
+        self._fill(process)
+
+    def add(self, pending: PendingMessage, draft: Draft, *, urgent: bool = False) -> None:
+        """Queue a message for signing, an urgent one first; without a process it is given up."""
+        if pending.given_up or not self._processes:
+            pending.give_up()
+            return
+        pending.queue(draft)
+        (self._urgent if urgent else self._waiting).append(pending)
+        if not self._filling:
+            # what is added in one turn of the event loop is written together
+            self._filling = True
+            asyncio.get_running_loop().call_soon(self._fill_all)
 
     def hurry(self, pending: PendingMessage) -> None:
         """Sign a message whose turn has come next."""
-        if not (pending.running() or pending.done()):
-            self.add(pending, urgent=True)
+        if pending.queued:
+            self._urgent.append(pending)
 
-    def close(self) -> None:
-        """Stop signing and drop the queue."""
-        with self._lock:
-            self._urgent.clear()
-            self._waiting.clear()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    async def wait(self, pending: PendingMessage) -> bytes | None:
+        """Wait for a message whose turn has come; return None if it must be signed otherwise."""
+        self.hurry(pending)
+        try:
+            async with asyncio.timeout(STUCK_S):
+                await pending.wait()
+        except TimeoutError:
+            pending.give_up()
+            for process in self._processes:
+                if pending in process.given:
+                    get_logger().warning("signing_process_stuck", seconds=STUCK_S)
+                    process.kill()
+        return pending.content
 
-    def _work(self) -> None:
-        while (pending := self._next()) is not None:
-            pending.sign()
+    async def close(self) -> None:
+        """Stop signing, drop the queue and end the processes."""
+        self._closed = True
+        for restart in self._restarts:
+            restart.cancel()
+        processes, self._processes = self._processes, []
+        self._give_up()
+        for process in processes:
+            process.end()
+        if processes:
+            await asyncio.wait([process.ended for process in processes], timeout=_STOP_S)
 
-    def _next(self) -> PendingMessage | None:
-        """Claim a message; return None, which ends the thread, if none waits."""
-        with self._lock:
-            while self._urgent or self._waiting:
-                pending = (self._urgent or self._waiting).popleft()
-                if _claim(pending):
-                    return pending
-            self._working -= 1
-            return None
+    def _fill_all(self) -> None:
+        self._filling = False
+        for process in sorted(self._processes, key=lambda one: len(one.given)):
+            self._fill(process)
+
+    def _fill(self, process: _Process) -> None:
+        """Give a process further messages if it has few."""
+        if len(process.given) > _FEWEST_GIVEN or not (self._urgent or self._waiting):
+            return
+        requests: list[bytes] = []
+        while len(process.given) < _MOST_GIVEN and (self._urgent or self._waiting):
+            pending = (self._urgent or self._waiting).popleft()
+            if not pending.queued:
+                continue  # a hurried one is in both queues, and a process has it already; others were given up
+            pending.queued = False
+            process.given.append(pending)
+            requests += [REQUEST.pack(self._numbers[key.tags], digest) for key, digest in pending.requests]
+        process.write(b"".join(requests))
+
+    def _lost(self, process: _Process, code: int | None) -> None:
+        """Sign again what a process had that has ended, and start another soon."""
+        if process not in self._processes:
+            return
+        self._processes.remove(process)
+        get_logger().warning("signing_process_lost", exit_code=code, messages=len(process.given))
+        if process.answered:
+            self._restart_s = _FIRST_RESTART_S
+        for pending in reversed(process.given):
+            if not pending.given_up:
+                pending.queued = True
+                self._urgent.appendleft(pending)
+        if self._processes:
+            self._fill_all()
+        else:
+            self._give_up()
+        self._start_later()
+
+    def _give_up(self) -> None:
+        for pending in (*self._urgent, *self._waiting):
+            if pending.queued:
+                pending.give_up()
+        self._urgent.clear()
+        self._waiting.clear()
+
+    def _start_later(self) -> None:
+        if self._closed:
+            return
+        pause_s, self._restart_s = self._restart_s, min(self._restart_s * 2, _LONGEST_RESTART_S)
+        restart = asyncio.create_task(self._restart(pause_s))
+        self._restarts.add(restart)
+        restart.add_done_callback(self._restarts.discard)
+
+    async def _restart(self, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        await self._start()
 
 
-def _claim(pending: PendingMessage) -> bool:
-    """Claim a message; return False if it was claimed before (a hurried one is in both queues) or cancelled."""
-    return not (pending.running() or pending.done()) and pending.set_running_or_notify_cancel()
+class _Process(asyncio.SubprocessProtocol):
+    """One process; `given` are the messages that it has, in the order of its answers."""
+
+    def __init__(self, fill: Callable[[_Process], None], lost: Callable[[_Process, int | None], None]) -> None:
+        self._fill = fill
+        self._lost = lost
+        self.given: deque[PendingMessage] = deque()
+        self.answered = False
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.pid = 0
+        self._read = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the process and its stdin."""
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+        self.pid = self._transport.get_pid()
+        self._stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
+
+    def write(self, data: bytes) -> None:
+        """Write keys or requests."""
+        if data and not self._stdin.is_closing():
+            self._stdin.write(data)
+
+    def pipe_data_received(self, _fd: int, data: bytes) -> None:
+        """Hand signatures to their messages; give it further ones."""
+        self.answered = True
+        self._read += data
+        at = 0
+        while self.given:
+            sizes = [key.signature_bytes for key, _ in self.given[0].requests]
+            if len(self._read) - at < sum(sizes):
+                break
+            signatures = []
+            for size in sizes:
+                signatures.append(self._read[at : at + size])
+                at += size
+            self.given.popleft().complete(signatures)
+        self._read = self._read[at:]
+        self._fill(self)
+
+    def process_exited(self) -> None:
+        """Report the end of the process, and close what is left of its pipes."""
+        self._lost(self, self._transport.get_returncode())
+        self._transport.close()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Note that nothing is left of the process."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def end(self) -> None:
+        """End it by closing its stdin."""
+        self._stdin.close()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._transport.kill()

@@ -72,11 +72,20 @@ class Draft:
             digest = hashlib.sha256(b"".join((lines, hashed, body_hash, b"; b="))).digest()
             self._headers.append((key, written, digest))
 
+    @property
+    def requests(self) -> list[tuple[DkimKey, bytes]]:
+        """What is to be signed: for each signature its key and a SHA-256 digest."""
+        return [(key, digest) for key, _, digest in self._headers]
+
     def signed(self) -> bytes:
-        """Return the message, preceded by its signatures."""
+        """Sign, and return the message, preceded by its signatures."""
+        return self.completed([key.sign(digest) for key, _, digest in self._headers])
+
+    def completed(self, signatures: Sequence[bytes]) -> bytes:
+        """Return the message, preceded by these signatures, in the order of `requests`."""
         pieces: list[bytes] = []
-        for key, written, digest in self._headers:
-            pieces += written, self._body_hash, b";\r\n b=", _folded(key.sign(digest)), b"\r\n"
+        for (_, written, _), signature in zip(self._headers, signatures, strict=True):
+            pieces += written, self._body_hash, b";\r\n b=", _folded(signature), b"\r\n"
         content = b"".join((*pieces, self._head, self._rest))
         return PlainLines(content) if self._plain else content
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import structlog
 
+from services.email_sender import encoder
 from services.email_sender.channel import EmailChannel
 from services.email_sender.dkim_keys import DkimKey, KeyRing
-from services.email_sender.encoder import SIGN_AHEAD_BYTES
+from services.email_sender.encoder import SIGN_AHEAD_BYTES, draft
 from services.email_sender.identity import Identity
+from services.email_sender.message import Mail
 from services.email_sender.settings import SmtpSettings
-from shared.errors import UnavailableError
+from services.email_sender.signing import Draft
+from shared.errors import PermanentError, UnavailableError
 from shared.jobs import Attachment
 from shared.templates import Template
 from tests.integration.email_sender.mails import email_settings, make_blast, make_job, make_mail, smtp_settings
@@ -49,7 +51,7 @@ async def test_every_message_of_a_blast_arrives_verifiable(keys: list[DkimKey], 
         assert verdicts(message, keys) == [True] * len(keys)
 
 
-@pytest.mark.parametrize("keys", [[RSA], [RSA, ED25519]], ids=["rsa", "both"])
+@pytest.mark.parametrize("keys", [[RSA], [ED25519], [RSA, ED25519]], ids=["rsa", "ed25519", "both"])
 async def test_what_is_coming_is_signed_before_its_turn(keys: list[DkimKey]) -> None:
     """Rendering returns the prepared message; once it is signed, encoding it costs nothing."""
     blast, job = make_blast(), make_job()
@@ -58,8 +60,10 @@ async def test_what_is_coming_is_signed_before_its_turn(keys: list[DkimKey]) -> 
         await asyncio.sleep(0)
         mail = channel.render(job, blast)
         assert mail.signed is not None
-        content = await asyncio.wrap_future(mail.signed)
-        assert channel._encoder.encode_at_once(mail, eight_bit=True) is content
+        await mail.signed.wait()
+        content = channel._encoder.encode_at_once(mail, eight_bit=True)
+        assert content is not None
+        assert content is mail.signed.content
         assert verdicts(content, keys) == [True] * len(keys)
         # it is taken once: an attempt without preparation makes its own
         again = channel.render(job, blast)
@@ -67,10 +71,9 @@ async def test_what_is_coming_is_signed_before_its_turn(keys: list[DkimKey]) -> 
         assert verdicts(await channel._encoder.encode(again, eight_bit=True), keys) == [True] * len(keys)
 
 
-@pytest.mark.parametrize("keys", [[], [ED25519]], ids=["none", "ed25519"])
-async def test_nothing_is_prepared_that_no_thread_signs(keys: list[DkimKey]) -> None:
-    """Rendering ahead would gain nothing; an Ed25519 signature takes less time than preparing it."""
-    async with opened(NOBODY, KeyRing(keys)) as channel:
+async def test_nothing_is_prepared_that_is_not_signed() -> None:
+    """Rendering ahead would gain nothing."""
+    async with opened(NOBODY, KeyRing([])) as channel:
         assert not channel.prepares
         channel.work_ahead([(make_job(), make_blast())])
         await asyncio.sleep(0)
@@ -89,7 +92,7 @@ async def test_large_message_waits_for_its_turn() -> None:
 
 
 async def test_a_letter_of_a_hundred_kilobytes_is_signed_before_its_turn() -> None:
-    """Then it can be announced with the end of the message before; the thread that signs it also hashes it."""
+    """Then it can be announced with the end of the message before; a thread hashes it."""
     template = Template("t", "T", ["email"], subject="s", html="<p>{{ name }}</p>\n" + LINE * 4_000, text="{{ name }}")
     blast, job = make_blast(template=template), make_job()
     async with opened(NOBODY, KeyRing([RSA])) as channel:
@@ -97,9 +100,11 @@ async def test_a_letter_of_a_hundred_kilobytes_is_signed_before_its_turn() -> No
         await asyncio.sleep(0)
         mail = channel.render(job, blast)
         assert mail.signed is not None
-        content = await asyncio.wrap_future(mail.signed)
+        await mail.signed.wait()
+        content = channel._encoder.encode_at_once(mail, eight_bit=True)
+        assert content is not None
+        assert content is mail.signed.content
         assert verdicts(content, [RSA]) == [True]
-        assert channel._encoder.encode_at_once(mail, eight_bit=True) is content
 
 
 async def test_a_forgotten_signature_is_made_again() -> None:
@@ -112,38 +117,51 @@ async def test_a_forgotten_signature_is_made_again() -> None:
         assert channel.render(job, blast).signed is None
 
 
-async def test_failed_signature_fails_its_own_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure in a thread is raised to the one message that waits for it."""
-    broken = DkimKey("example.com", "r", rsa_key())
-    blast = make_blast()
+async def test_ed25519_does_not_wait_for_its_process() -> None:
+    """A message whose turn comes before its process has answered is signed at once."""
+    blast, job = make_blast(), make_job()
+    async with opened(NOBODY, KeyRing([ED25519])) as channel:
+        channel.work_ahead([(job, blast)])
+        await asyncio.sleep(0)
+        mail = channel.render(job, blast)
+        assert mail.signed is not None
+        assert mail.signed.content is None
+        assert verdicts(channel._encoder.encode_at_once(mail, eight_bit=True) or b"", [ED25519]) == [True]
+        assert mail.signed.given_up
+
+
+@pytest.mark.parametrize("lines", [1, 4_000], ids=["small", "large"])
+async def test_message_that_no_process_can_sign_is_signed_in_a_thread(lines: int) -> None:
+    """A sender whose processes are gone goes on, more slowly."""
+    template = Template("t", "T", ["email"], subject="s", html="<p>{{ name }}</p>\n" + LINE * lines, text="{{ name }}")
+    blast, jobs = make_blast(template=template), [make_job(index=index) for index in range(3)]
+    async with opened(NOBODY, KeyRing([RSA])) as channel:
+        await channel._encoder._signers.close()
+        channel.work_ahead([(job, blast) for job in jobs])
+        await asyncio.sleep(0)
+        for job in jobs:
+            content = await channel._encoder.encode(channel.render(job, blast), eight_bit=True)
+            assert verdicts(content, [RSA]) == [True]
+
+
+async def test_failed_draft_fails_its_own_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails in a thread ahead of a message's turn is raised at its turn; others are signed."""
+    template = Template("t", "T", ["email"], subject="s", html="<p>{{ name }}</p>\n" + LINE * 4_000, text="{{ name }}")
+    blast = make_blast(template=template)
     first, second = make_job(index=1), make_job(index=2)
 
-    def sign(self: DkimKey, digest: bytes) -> bytes:
-        del digest
-        failing.append(not failing)
-        if failing[-1]:
-            raise UnavailableError("no entropy")
-        return self.tags
+    def failing(mail: Mail, keys: Sequence[DkimKey]) -> Draft:
+        if mail.message_id.startswith(f"<{blast.blast_id}.1."):
+            raise PermanentError("cannot be encoded")
+        return draft(mail, keys)
 
-    failing: list[bool] = []
-    monkeypatch.setattr(DkimKey, "sign", sign)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    async with opened(NOBODY, KeyRing([broken])) as channel:
+    monkeypatch.setattr(encoder, "draft", failing)
+    async with opened(NOBODY, KeyRing([RSA])) as channel:
         channel.work_ahead([(first, blast), (second, blast)])
         await asyncio.sleep(0)
-        with pytest.raises(UnavailableError):
+        with pytest.raises(PermanentError):
             await channel._encoder.encode(channel.render(first, blast), eight_bit=True)
-        assert await channel._encoder.encode(channel.render(second, blast), eight_bit=True)
-
-
-async def test_signing_threads_get_the_interpreter_soon() -> None:
-    """A sender with RSA keys shortens the switch interval; one without keys, and closing, leave Python's own."""
-    before = sys.getswitchinterval()
-    async with opened(NOBODY, KeyRing([ED25519])):
-        assert sys.getswitchinterval() == before
-    async with opened(NOBODY, KeyRing([RSA])):
-        assert sys.getswitchinterval() < 0.001
-    assert sys.getswitchinterval() == before
+        assert verdicts(await channel._encoder.encode(channel.render(second, blast), eight_bit=True), [RSA]) == [True]
 
 
 async def test_status_says_who_we_are_and_what_to_publish() -> None:

@@ -8,7 +8,8 @@ import dkim
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from services.email_sender.dkim_keys import DkimKey, PrivateKey
+from services.email_sender.dkim_keys import DkimKey
+from services.email_sender.signatures import PrivateKey
 
 
 def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:

@@ -25,10 +25,11 @@ BLAST = make_blast()
 async def preparations() -> AsyncIterator[Preparations]:
     """Preparations that sign with an RSA key."""
     encoder = Encoder(KeyRing([RSA]))
+    await encoder.open()
     made = Preparations(Frames(MAIL), encoder)
     yield made
     made.close()
-    encoder.close()
+    await encoder.close()
 
 
 async def prepared(preparations: Preparations, jobs: list[Job]) -> None:
@@ -47,7 +48,8 @@ async def test_planned_messages_are_signed_before_they_are_taken(preparations: P
         mail = preparations.take(job)
         assert mail is not None
         assert mail.signed is not None
-        assert verdicts(mail.signed.result(60), [RSA]) == [True]
+        await mail.signed.wait()
+        assert verdicts(mail.signed.content or b"", [RSA]) == [True]
         assert preparations.take(job) is None
     assert preparations._bytes == 0
 
@@ -127,7 +129,7 @@ async def test_job_that_cannot_be_rendered_spoils_no_other(preparations: Prepara
 
 
 async def test_what_is_forgotten_is_not_signed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its signature is still queued and is cancelled; so is that of a message taken too late."""
+    """It is given up while it is queued; so is a message taken too late."""
     monkeypatch.setattr(Signers, "add", lambda *_args, **_options: None)
     encoder = Encoder(KeyRing([RSA]))
     preparations = Preparations(Frames(MAIL), encoder)
@@ -137,5 +139,5 @@ async def test_what_is_forgotten_is_not_signed_any_more(monkeypatch: pytest.Monk
     preparations.forget(forgotten)
     monkeypatch.setattr(preparing, "MOST_AGE_S", -1.0)
     preparations.take(late)
-    assert [one.cancelled() for one in kept if one is not None] == [True, True]
-    encoder.close()
+    assert [one.given_up for one in kept if one is not None] == [True, True]
+    await encoder.close()

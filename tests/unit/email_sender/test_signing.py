@@ -54,7 +54,7 @@ async def encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool = True
     try:
         return await encoder.encode(mail, eight_bit=eight_bit)
     finally:
-        encoder.close()
+        await encoder.close()
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -233,4 +233,4 @@ async def test_large_message_is_signed_off_the_loop_and_verified() -> None:
     assert encoder.encode_at_once(mail, eight_bit=True) is None
     assert encoder.encode_at_once(make_mail(), eight_bit=True) is not None
     assert verdicts(await encoder.encode(mail, eight_bit=True), [ED25519]) == [True]
-    encoder.close()
+    await encoder.close()
