@@ -7,6 +7,7 @@ that waits too long is dropped, since its Date must be the time of its sending.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from shared.jobs import Job
 
 MOST_AHEAD_BYTES = 16 * 1024 * 1024
 _LEAST_BYTES = 4_000
-_AT_ONCE, _AT_ONCE_BYTES = 4, 32 * 1024
+_AT_ONCE, _AT_ONCE_BYTES = 8, 32 * 1024
 
 # blast, index, run: a sender has the jobs of one channel
 _Key = tuple[str, int, int]
@@ -63,7 +64,7 @@ class Preparations:
         prepared = self._pop(job)
         if prepared is None:
             return None
-        if asyncio.get_running_loop().time() - prepared.made_at > MOST_AGE_S:
+        if time.monotonic() - prepared.made_at > MOST_AGE_S:
             prepared.drop()
             return None
         return prepared.mail
@@ -116,5 +117,5 @@ class Preparations:
         mail = self._encoder.sign_ahead(mail, urgent=job.lane == "high")
         # its texts, and the encoded message
         size = _LEAST_BYTES + 2 * size
-        self._prepared[key] = _Prepared(mail, asyncio.get_running_loop().time(), size)
+        self._prepared[key] = _Prepared(mail, time.monotonic(), size)
         self._bytes += size

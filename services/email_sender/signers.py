@@ -240,18 +240,19 @@ class _Process(asyncio.SubprocessProtocol):
     def pipe_data_received(self, _fd: int, data: bytes) -> None:
         """Hand signatures to their messages; give it further ones."""
         self.answered = True
-        self._read += data
+        read = self._read + data
         at = 0
         while self.given:
-            sizes = [key.signature_bytes for key, _ in self.given[0].requests]
-            if len(self._read) - at < sum(sizes):
-                break
             signatures = []
-            for size in sizes:
-                signatures.append(self._read[at : at + size])
-                at += size
+            end = at
+            for key, _ in self.given[0].requests:
+                signatures.append(read[end : end + key.signature_bytes])
+                end += key.signature_bytes
+            if end > len(read):
+                break
             self.given.popleft().complete(signatures)
-        self._read = self._read[at:]
+            at = end
+        self._read = read[at:]
         self._fill(self)
 
     def process_exited(self) -> None:

@@ -50,10 +50,11 @@ class Draft:
     """A message with everything prepared except the signing itself, the only slow step.
 
     `own` is what is covered of the headers in `head`; the other headers, at the start of `rest`, are looked at here.
-    `plain` is whether all lines are plain (`PlainLines`).
+    `plain` is whether all lines are plain (`PlainLines`). `requests` is what is to be signed: for each signature its
+    key and a SHA-256 digest.
     """
 
-    __slots__ = ("_body_hash", "_head", "_headers", "_plain", "_rest")
+    __slots__ = ("_body_hash", "_head", "_headers", "_plain", "_rest", "requests")
 
     def __init__(
         self, head: bytes, rest: bytes, keys: Sequence[DkimKey], own: Covered = NOTHING, *, plain: bool = False
@@ -65,26 +66,23 @@ class Draft:
         self._body_hash = body_hash = binascii.b2a_base64(digest, newline=False)
         self._head, self._rest, self._plain = head, rest, plain
         second = int(time.time())
-        self._headers: list[tuple[DkimKey, bytes, bytes]] = []
+        self._headers: list[bytes] = []
+        self.requests: list[tuple[DkimKey, bytes]] = []
         for key in keys:
             written, hashed = _tags(key.tags, names, second)
             # RFC 6376, 3.7: the signature's own header is hashed last, with an empty `b=` and no line break at its end
             digest = hashlib.sha256(b"".join((lines, hashed, body_hash, b"; b="))).digest()
-            self._headers.append((key, written, digest))
-
-    @property
-    def requests(self) -> list[tuple[DkimKey, bytes]]:
-        """What is to be signed: for each signature its key and a SHA-256 digest."""
-        return [(key, digest) for key, _, digest in self._headers]
+            self._headers.append(written)
+            self.requests.append((key, digest))
 
     def signed(self) -> bytes:
         """Sign, and return the message, preceded by its signatures."""
-        return self.completed([key.sign(digest) for key, _, digest in self._headers])
+        return self.completed([key.sign(digest) for key, digest in self.requests])
 
     def completed(self, signatures: Sequence[bytes]) -> bytes:
         """Return the message, preceded by these signatures, in the order of `requests`."""
         pieces: list[bytes] = []
-        for (_, written, _), signature in zip(self._headers, signatures, strict=True):
+        for written, signature in zip(self._headers, signatures, strict=True):
             pieces += written, self._body_hash, b";\r\n b=", _folded(signature), b"\r\n"
         content = b"".join((*pieces, self._head, self._rest))
         return PlainLines(content) if self._plain else content
