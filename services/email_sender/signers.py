@@ -74,7 +74,7 @@ class PendingMessage:
 class Signers:
     """The processes, at most one per processor; each message is signed once.
 
-    Messages with only Ed25519 keys need no more than one: that signs 40,000 in a second.
+    For messages with only Ed25519 keys there is one, which signs 40,000 in a second.
     """
 
     def __init__(self, keys: Sequence[DkimKey]) -> None:
@@ -86,29 +86,30 @@ class Signers:
         self._urgent: deque[PendingMessage] = deque()
         self._waiting: deque[PendingMessage] = deque()
         self._restart_s = _FIRST_RESTART_S
-        self._restarts: set[asyncio.Task[None]] = set()
+        self._restart: asyncio.TimerHandle | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._filling = False
         self._closed = False
 
     async def open(self) -> None:
-        """Start the processes; they take requests at once, and answer as soon as they are ready."""
-        for _ in range(self._count):
-            await self._start()
+        """Start the processes that are missing; they take requests at once, and answer as soon as they are ready."""
+        while len(self._processes) < self._count and not self._closed:
+            try:
+                await self._start()
+            except OSError as error:
+                get_logger().warning("signing_process_not_started", reason=str(error))
+                self._start_later()
+                return
 
     async def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        command = (sys.executable, "-P", "-m", "services.email_sender.signatures")
-        try:
-            # of a session of its own: the keyboard's interrupt is for the sender, which ends it
-            _, process = await loop.subprocess_exec(
-                lambda: _Process(self._fill, self._lost), *command, stderr=None, start_new_session=True
-            )
-        except OSError as error:
-            get_logger().warning("signing_process_not_started", reason=str(error))
-            self._start_later()
-            return
+        _, process = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Process(self._fill, self._lost),
+            *(sys.executable, "-P", "-m", "services.email_sender.signatures"),
+            stderr=None,
+            start_new_session=True,  # the keyboard's interrupt is for the sender, which ends it
+        )
         if self._closed:
-            process.end()
+            await process.end()
             return
         process.write(self._packed)
         self._processes.append(process)
@@ -148,14 +149,16 @@ class Signers:
     async def close(self) -> None:
         """Stop signing, drop the queue and end the processes."""
         self._closed = True
-        for restart in self._restarts:
-            restart.cancel()
+        if self._restart is not None:
+            self._restart.cancel()
         processes, self._processes = self._processes, []
         self._give_up()
         for process in processes:
-            process.end()
-        if processes:
-            await asyncio.wait([process.ended for process in processes], timeout=_STOP_S)
+            for pending in process.given:
+                pending.give_up()
+        await asyncio.gather(*(process.end() for process in processes))
+        if self._starting is not None:
+            await self._starting
 
     def _fill_all(self) -> None:
         self._filling = False
@@ -202,16 +205,17 @@ class Signers:
         self._waiting.clear()
 
     def _start_later(self) -> None:
-        if self._closed:
+        if self._closed or self._restart is not None:
             return
-        pause_s, self._restart_s = self._restart_s, min(self._restart_s * 2, _LONGEST_RESTART_S)
-        restart = asyncio.create_task(self._restart(pause_s))
-        self._restarts.add(restart)
-        restart.add_done_callback(self._restarts.discard)
+        self._restart = asyncio.get_running_loop().call_later(self._restart_s, self._start_again)
+        self._restart_s = min(self._restart_s * 2, _LONGEST_RESTART_S)
 
-    async def _restart(self, pause_s: float) -> None:
-        await asyncio.sleep(pause_s)
-        await self._start()
+    def _start_again(self) -> None:
+        self._restart = None
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self.open())
+        else:
+            self._start_later()
 
 
 class _Process(asyncio.SubprocessProtocol):
@@ -222,7 +226,7 @@ class _Process(asyncio.SubprocessProtocol):
         self._lost = lost
         self.given: deque[PendingMessage] = deque()
         self.answered = False
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.pid = 0
         self._read = b""
 
@@ -262,12 +266,16 @@ class _Process(asyncio.SubprocessProtocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Note that nothing is left of the process."""
-        if not self.ended.done():
-            self.ended.set_result(None)
+        if not self._ended.done():
+            self._ended.set_result(None)
 
-    def end(self) -> None:
-        """End it by closing its stdin."""
+    async def end(self) -> None:
+        """End it by closing its stdin; kill it if it does not end soon."""
         self._stdin.close()
+        await asyncio.wait({self._ended}, timeout=_STOP_S)
+        if not self._ended.done():
+            self._transport.kill()
+            await self._ended
 
     def kill(self) -> None:
         """End it at once."""

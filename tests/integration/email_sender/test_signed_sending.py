@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+import psutil
 import pytest
 import structlog
 
@@ -49,6 +50,31 @@ async def test_every_message_of_a_blast_arrives_verifiable(keys: list[DkimKey], 
     assert len(messages) == len(ids) == 60
     for message in messages:
         assert verdicts(message, keys) == [True] * len(keys)
+
+
+async def test_killed_signing_processes_cost_no_message(world: World) -> None:
+    """G1, G2: while its processes are killed one after the other, a sender sends each message once, signed."""
+    blast = await world.given(400)
+    async with peer() as server, sending_mail(world, smtp_settings(server.url), keys=KeyRing([RSA])):
+        killed = 0
+
+        async def all_sent() -> bool:
+            nonlocal killed
+            signing = [
+                one for one in psutil.Process().children() if "services.email_sender.signatures" in one.cmdline()
+            ]
+            if signing and killed < 8:
+                signing[0].kill()
+                killed += 1
+            return (await world.progress(blast)).counts["sent"] == 400
+
+        await wait_for(all_sent, what="all messages sent")
+        messages = [one.replace(b"\r\n..", b"\r\n.") for one in server.messages if one]
+    assert killed > 1
+    ids = {one.partition(b"X-Kurir-Job: ")[2].partition(b"\r\n")[0] for one in messages}
+    assert len(messages) == len(ids) == 400
+    for message in messages:
+        assert verdicts(message, [RSA]) == [True]
 
 
 @pytest.mark.parametrize("keys", [[RSA], [ED25519], [RSA, ED25519]], ids=["rsa", "ed25519", "both"])
@@ -132,7 +158,7 @@ async def test_ed25519_does_not_wait_for_its_process() -> None:
 
 @pytest.mark.parametrize("lines", [1, 4_000], ids=["small", "large"])
 async def test_message_that_no_process_can_sign_is_signed_in_a_thread(lines: int) -> None:
-    """A sender whose processes are gone goes on, more slowly."""
+    """A sender whose processes are gone sends more slowly, but sends."""
     template = Template("t", "T", ["email"], subject="s", html="<p>{{ name }}</p>\n" + LINE * lines, text="{{ name }}")
     blast, jobs = make_blast(template=template), [make_job(index=index) for index in range(3)]
     async with opened(NOBODY, KeyRing([RSA])) as channel:

@@ -160,7 +160,7 @@ async def test_messages_of_a_process_that_ends_go_to_the_other(monkeypatch: pyte
 
 
 async def test_process_that_stands_still_is_replaced(signers: Signers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message whose turn has come waits for it only so long; it is then signed otherwise."""
+    """A message whose turn has come waits for it a few seconds; it is then signed otherwise."""
     monkeypatch.setattr(module, "STUCK_S", 0.05)
     pid = stop(signers)
     stuck = add(signers, b"1")
