@@ -83,8 +83,8 @@ class Encoder:
             return None
         if mail.body.size > ENCODE_ASIDE_BYTES:
             return None
-        if mail.signed is not None:
-            mail.signed.give_up()
+        if mail.signed is not None and (content := mail.signed.sign_now()) is not None:
+            return content
         return _encoded(mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
 
     def _signs_with_rsa(self, domain: str) -> bool:

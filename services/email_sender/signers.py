@@ -55,6 +55,13 @@ class PendingMessage:
             self.content, self._draft = self._draft.completed(signatures), None
             self._wake()
 
+    def sign_now(self) -> bytes | None:
+        """Sign it on this thread, in place of a process; return None if it is not prepared for that."""
+        if self._draft is not None:
+            self.content = self._draft.signed()
+        self.give_up()
+        return self.content
+
     def give_up(self) -> None:
         """Let no process sign it."""
         self.given_up, self.queued, self._draft = True, False, None
