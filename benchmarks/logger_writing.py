@@ -24,7 +24,7 @@ from benchmarks.processes import Child, clean_environment, usage_of
 from services.logger.sqlite_store import SqliteStore
 from services.logger.webhooks.endpoints import create
 from shared.blasts import Blast, pack_blast
-from shared.events import BlastAccepted, Event, EventBatch, Processing, Queued, QueuedRecipient, Sent, pack_batch
+from shared.events import Begun, BlastAccepted, Event, EventBatch, Queued, QueuedRecipient, Sent, pack_batch
 from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
 from shared.queue.keys import PartitionKeys
@@ -200,7 +200,8 @@ def _queued(jobs: int) -> Iterator[bytes]:
 
 
 def _begun(start: int, count: int) -> list[Event]:
-    return [Processing(_now(), f"bench:{index}:email", 1, 1, "sender-1") for index in range(start, start + count)]
+    jobs = " ".join(f"bench:{index}:email" for index in range(start, start + count))
+    return [Begun(_now(), 1, 1, "sender-1", jobs)]
 
 
 def _sent(start: int, count: int) -> list[Event]:

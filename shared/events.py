@@ -44,8 +44,22 @@ class Queued(msgspec.Struct, frozen=True, array_like=True, tag="queued"):
     run: int = 1
 
 
+class Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
+    """`sender` began the same attempt, counted from 1, of jobs: their ids, joined by spaces, which no id contains."""
+
+    at_ms: int
+    run: int
+    attempt: int
+    sender: str
+    jobs: str
+
+    def __len__(self) -> int:
+        """Return the number of jobs."""
+        return self.jobs.count(" ") + 1
+
+
 class Processing(msgspec.Struct, frozen=True, array_like=True, tag="processing"):
-    """`sender` began an attempt, counted from 1."""
+    """`sender` began an attempt of one job, as an earlier version reports it; the same as a `Begun` with this job."""
 
     at_ms: int
     job_id: str
@@ -274,6 +288,7 @@ class SystemEvent(msgspec.Struct, frozen=True, array_like=True, tag="system"):
 
 Event = (
     Queued
+    | Begun
     | Processing
     | Returned
     | Sent

@@ -15,6 +15,7 @@ import msgspec
 
 from shared.events import (
     ApiRequest,
+    Begun,
     BlastAccepted,
     BlastChanged,
     BlastChannelEnded,
@@ -149,9 +150,22 @@ def _queued(folded: Folded, event: Queued) -> None:
             _set_state(change, rank, event.status, event.at_ms)
 
 
+def _begun(folded: Folded, event: Begun) -> None:
+    at_ms, run, attempt = event.at_ms, event.run, event.attempt
+    rank = rank_of(run, _UNDERWAY, attempt, at_ms, _ORDINALS["processing"])
+    jobs = folded.jobs
+    for job_id in event.jobs.split():
+        if job_id not in jobs:
+            jobs[job_id] = JobChange(job_id, rank, "processing", at_ms, at_ms, run, attempt)
+            continue
+        change = _seen(folded, job_id, run, attempt, at_ms)
+        if rank > change.rank:
+            _set_state(change, rank, "processing", at_ms)
+
+
 def _processing(folded: Folded, event: Processing) -> None:
     change = _seen(folded, event.job_id, event.run, event.attempt, event.at_ms)
-    rank = rank_of(event.run, _UNDERWAY, event.attempt, event.at_ms, 2)
+    rank = rank_of(event.run, _UNDERWAY, event.attempt, event.at_ms, _ORDINALS["processing"])
     if rank > change.rank:
         _set_state(change, rank, "processing", event.at_ms)
 
@@ -281,6 +295,7 @@ def _for_webhooks(folded: Folded, event: ChannelChanged | SuppressionsAdded) -> 
 
 _FOLDERS: dict[type, Callable[[Folded, Any], None]] = {
     Queued: _queued,
+    Begun: _begun,
     Processing: _processing,
     Returned: _returned,
     Sent: _sent,

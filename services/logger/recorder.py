@@ -19,7 +19,7 @@ from services.logger.store import StorageError, Store
 from services.logger.writing import Applied, EventWriter, Written
 from shared.clock import SystemClock
 from shared.errors import DecodeError, QueueUnavailableError
-from shared.events import Event, Queued, Receipts, Swept, SweptRanges
+from shared.events import Begun, Event, Queued, Receipts, Swept, SweptRanges
 from shared.lifecycle import Stop, TaskGroup
 from shared.logs import get_logger
 from shared.queue.event_log import EventEntry, EventLog
@@ -362,6 +362,6 @@ def _weight(event: Event) -> int:
         return len(event.recipients)
     if isinstance(event, Receipts):
         return len(event.items)
-    if isinstance(event, SweptRanges):
+    if isinstance(event, Begun | SweptRanges):
         return len(event)
     return len(event.jobs) if isinstance(event, Swept) else 1

@@ -51,7 +51,7 @@ class BeginPolicy:
 
 
 class BeginRequest(msgspec.Struct, frozen=True):
-    """A job to begin: its packed `processing` event, and the limit of its domain or recipient, if any.
+    """A job to begin, and the limit of its domain or recipient, if any.
 
     The limit's name contains no white space. `limit_gap_us` is the time between two starts; `limit_burst` starts may
     come together after a rest, and `limit_starts` in a period. The start may come `late_ms` later than the gap allows.
@@ -59,7 +59,6 @@ class BeginRequest(msgspec.Struct, frozen=True):
     """
 
     lease: Lease
-    event: bytes
     exhausted: bool = False
     limit: str = ""
     limit_gap_us: int = 0
@@ -156,9 +155,9 @@ class Consumer:
         answer, and must have been called before any other call.
         """
         number, head = self._takes.next()
-        begins = self._begin_args(number, head, taking.in_flight, taking.late_ms)
+        begins = self._begin_args(number, head, taking.in_flight, taking.late_ms, taking.now_ms)
         room = SNAPSHOTS_BYTES if self.keep_snapshot else 0
-        args = (*self._fetch_args(taking.want), *begins, taking.now_ms, room)
+        args = (*self._fetch_args(taking.want), *begins, room)
         self._taking = (taking, args)
         return await self._taken((*args, 0))
 
@@ -213,14 +212,17 @@ class Consumer:
                     flat += (entry.stream, entry.entry_id, entry.deliveries, fields[b"d"])
         return read_leases(flat)[0]
 
-    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, late_ms: int = 0) -> list[Grant]:
+    async def begin(
+        self, requests: Sequence[BeginRequest], now_ms: int, in_flight: int = 0, late_ms: int = 0
+    ) -> list[Grant]:
         """Ask to begin jobs while `in_flight` others are in flight; repeat the call until Redis answers.
 
-        Under the channel's limit, a start may come `late_ms` later than the gap allows.
+        The attempts begin at `now_ms` on the sender's clock. Under the channel's limit, a start may come `late_ms`
+        later than the gap allows.
         """
         if not requests:
             return []
-        args = self._begin_args(*self._begins.next(), in_flight, late_ms)
+        args = self._begin_args(*self._begins.next(), in_flight, late_ms, now_ms)
         args += in_runs(map(self._begin_fields, requests))
         words = text_of(await self._insist("begin", args)).split(",")
         return [
@@ -235,10 +237,10 @@ class Consumer:
             limit = f"={request.granted} {request.packed_limit}"
         waits = f"{'x' if request.exhausted else lease.waits_as}{lease.deliveries}"
         address = ("m" if job.marketing else "t") + identity(job.recipient.address)
-        shared = (lease.stream, job.blast_id, job.run, job.expires_at_ms, waits, limit)
-        return shared, (lease.entry_id, lease.job_id, address, request.event)
+        shared = (lease.stream, job.blast_id, job.run, job.expires_at_ms, waits, limit, lease.attempt)
+        return shared, (lease.entry_id, lease.job_id, address)
 
-    def _begin_args(self, number: int, head: bytes, in_flight: int, late_ms: int) -> list[Argument]:
+    def _begin_args(self, number: int, head: bytes, in_flight: int, late_ms: int, now_ms: int) -> list[Argument]:
         policy = self._policy
         return [
             self.sender_id,
@@ -252,6 +254,7 @@ class Consumer:
             in_flight,
             policy.starts,
             late_ms * 1000,
+            now_ms,
         ]
 
     async def grant(self, limits: Partition, requests: Sequence[BeginRequest], late_ms: int = 0) -> list[BeginRequest]:

@@ -67,6 +67,7 @@ class _Share:
 class Asking:
     """What all partitions are told that are asked for one begin; the limits granted its starts at `granted_at`."""
 
+    now_ms: int
     in_flight: int
     late_ms: int
     asked_at: float
@@ -229,7 +230,9 @@ class Consumers:
         share.next_at = time.monotonic() + (0.0 if share.full else wait_s)
         return fetched
 
-    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, late_ms: int = 0) -> list[Grant]:
+    async def begin(
+        self, requests: Sequence[BeginRequest], now_ms: int, in_flight: int = 0, late_ms: int = 0
+    ) -> list[Grant]:
         """Ask to begin jobs of any partitions; see `Consumer.begin`.
 
         The limits, which all partitions share, are asked first for jobs with a limit of their own, and for all jobs
@@ -240,7 +243,7 @@ class Consumers:
         """
         if not requests:
             return []
-        answers = await self._begin_once(requests, in_flight, late_ms)
+        answers = await self._begin_once(requests, now_ms, in_flight, late_ms)
         again = [number for number, grant in enumerate(answers) if grant.kind == "ask"]
         if not again:
             return answers
@@ -248,12 +251,14 @@ class Consumers:
         if any(grant.kind == "alone" for grant in answers):
             return [_WAIT if grant.kind == "ask" else grant for grant in answers]
         in_flight += sum(grant.starts for grant in answers)
-        asked = await self._begin_once([requests[number] for number in again], in_flight, late_ms)
+        asked = await self._begin_once([requests[number] for number in again], now_ms, in_flight, late_ms)
         for number, grant in zip(again, asked, strict=True):
             answers[number] = grant
         return answers
 
-    async def _begin_once(self, requests: Sequence[BeginRequest], in_flight: int, late_ms: int) -> list[Grant]:
+    async def _begin_once(
+        self, requests: Sequence[BeginRequest], now_ms: int, in_flight: int, late_ms: int
+    ) -> list[Grant]:
         """Ask the limits where that is needed, then the partitions.
 
         The partitions are asked only for jobs that may start or that must wait in a list; once a second for all, so
@@ -266,7 +271,7 @@ class Consumers:
             asked = [one for one in requests if not _is_limited(one)]
         else:
             asked, self._ask_all_at = list(requests), granted_at + _ASK_ALL_S
-        answers = await self._begin_apart(asked, Asking(in_flight, late_ms, asked_at, granted_at))
+        answers = await self._begin_apart(asked, Asking(now_ms, in_flight, late_ms, asked_at, granted_at))
         if any(grant.kind == "lost" for grant in answers):
             self._ask_all_at = 0.0  # others of this buffer may be lost too
         if len(asked) == len(requests):
@@ -311,7 +316,7 @@ class Consumers:
 
     async def _begin_at(self, place: int, some: Sequence[BeginRequest], total: int, asking: Asking) -> Begun:
         others = total - len(some)
-        grants = await self.each[place].begin(some, asking.in_flight + others, asking.late_ms)
+        grants = await self.each[place].begin(some, asking.now_ms, asking.in_flight + others, asking.late_ms)
         waited_us = int((time.monotonic() - asking.granted_at) * 1e6)
         grants = [structs.replace(grant, waited_us=waited_us) if grant.spaced else grant for grant in grants]
         return Begun(some, grants, asking.asked_at, asking.late_ms)

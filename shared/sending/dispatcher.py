@@ -276,7 +276,7 @@ class Dispatcher:
         """Keep the jobs of a fetch, or handle the answers about those that were begun in the same step."""
         if taking is not None and fetched.grants:
             pairs = zip(fetched.leases, fetched.grants, strict=True)
-            new = [(BeginRequest(lease, b""), grant) for lease, grant in pairs if self._holdings.add_taken(lease)]
+            new = [(BeginRequest(lease), grant) for lease, grant in pairs if self._holdings.add_taken(lease)]
             self._note_grants([grant for _, grant in new])
             answers = Begun([one for one, _ in new], [one for _, one in new], taking.asked_at, taking.late_ms)
             self._take_answers(answers, clock)
@@ -309,7 +309,7 @@ class Dispatcher:
         sent_at = clock.monotonic()
         requests = self._requests(leases, clock)
         late_ms = self._asking.late_ms
-        grants = await self._consumer.begin(requests, holdings.in_flight_count, late_ms)
+        grants = await self._consumer.begin(requests, clock.now_ms(), holdings.in_flight_count, late_ms)
         if "away" not in self._note_grants(grants):
             self._pace.begun(clock.monotonic() - sent_at)
         return self._take_answers(Begun(requests, grants, sent_at, late_ms), clock)
@@ -360,13 +360,12 @@ class Dispatcher:
     def _requests(self, leases: list[Lease], clock: Clock) -> list[BeginRequest]:
         """Make the requests; a job whose request cannot be made ends as `failed` without affecting the others."""
         requests = []
-        now_ms = clock.now_ms()
         for lease in leases:
             try:
-                requests.append(self._asking.make(lease, now_ms))
+                requests.append(self._asking.make(lease))
             except Exception as error:
                 get_logger().error("begin_error", job_id=lease.job_id, exc_info=error)
-                self._settler.add(Settlement(unsendable_move(lease, error, now_ms)))
+                self._settler.add(Settlement(unsendable_move(lease, error, clock.now_ms())))
         return requests
 
     def _add_begun(self, begun: BegunJob, grant: Grant, late_ms: int) -> None:

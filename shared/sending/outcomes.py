@@ -39,7 +39,7 @@ from shared.errors import (
     UnavailableError,
     UncertainError,
 )
-from shared.events import Deferred, Ended, Processing, Retrying, Returned, Sent, pack_event
+from shared.events import Deferred, Ended, Retrying, Returned, Sent, pack_event
 from shared.jobs import Status, pack_job
 from shared.queue.leases import (
     Grant,
@@ -129,11 +129,6 @@ _ENDINGS = {
     "uncertain": _Ending("failed", "uncertain", "an earlier attempt may have been delivered", uncertain=True),
     "poison": _Ending("failed", "poison", "its sender was lost in mid-send too often"),
 }
-
-
-def processing_event(lease: Lease, now_ms: int, sender_id: str) -> bytes:
-    """Pack the `processing` event of a job that is being begun."""
-    return pack_event(Processing(now_ms, lease.job_id, lease.job.run, lease.attempt, sender_id))
 
 
 def accepted(tried: Tried, receipt: Receipt, *, late: bool = False) -> Outcome:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from shared.queue.consumer import BeginRequest
 from shared.queue.leases import Lease
 from shared.sending.job_limits import domain_limits
-from shared.sending.outcomes import processing_event
 from shared.sending.pace import Pace
 from shared.sending.settings import REPEAT, SendingSettings
 
@@ -33,16 +32,14 @@ class Requests:
         """How late a start may be beyond what the gaps of the channel's limit allow."""
         return self._late_ms(self._period_ms)
 
-    def make(self, lease: Lease, now_ms: int) -> BeginRequest:
+    def make(self, lease: Lease) -> BeginRequest:
         """Return the request for a job."""
-        event = processing_event(lease, now_ms, self._settings.sender_id)
         exhausted = lease.attempt > self._settings.max_attempts and self._counts_abandoned(lease)
         limit = self._limit_of(lease.job) if self._is_limited else None
         if limit is None:
-            return BeginRequest(lease, event, exhausted)
+            return BeginRequest(lease, exhausted)
         return BeginRequest(
             lease,
-            event,
             exhausted,
             limit.name,
             limit.gap_us,

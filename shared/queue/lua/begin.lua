@@ -8,14 +8,15 @@
 --       or "repeat" (receivers recognise repetitions: they end no job, and none is sent alone) · 7 stalls that
 --       make a job poison · 8 most jobs in flight · 9 jobs in flight, by the sender's count · 10 starts per period at the
 --       spacing of ARGV 4 · 11 µs: how much later than the gap allows a start under the channel's limit may come ·
---       12 … runs of jobs that share seven fields: stream, blast, run of the jobs, expiry in ms (0: never), "r" (waits for a
+--       12 the sender's time in ms ·
+--       13 … runs of jobs that share eight fields: stream, blast, run of the jobs, expiry in ms (0: never), "r" (waits for a
 --       further attempt), "x" (all its attempts are used, the last was abandoned) or "q", followed by the delivery count
 --       that the sender knows (if the entry has another count, the sender's lease was lost), the limit of their domain or
 --       recipient: "<name> <µs between starts> <burst> <starts per period> <µs> <first letter of the lane>" or "" (the last
 --       µs: how much later than the gap allows its start may come, where no limit of the channel spaces it), after
 --       "=<answer of grant> " if that was asked before, or "?" for jobs without a limit of their own if the limits are
---       elsewhere and were not asked, the number of jobs; then four per job: id, job id, "m" (marketing) or "t" followed by
---       the identity of the address, the packed event
+--       elsewhere and were not asked, the attempt from 1, the number of jobs; then three per job: id, job id, "m" (marketing)
+--       or "t" followed by the identity of the address
 -- Result  one word per job, joined by commas: "g" granted, to be started immediately · "s<µs>" granted under the
 --       channel's limit, to be started after this time and not much later · "o<µs>" the same where only its own limit
 --       spaces starts · "G", "S<µs>" and "O<µs>" the same, to be sent alone · "lost" not in this sender's buffer ·

@@ -5,8 +5,8 @@
 -- PARTS limits, starts, suppressions, begins
 -- ARGV  1 sender · 2 want · 3 bytes of unwritten events at which nothing is taken: each job adds events, and scripts that
 --       add them may not be refused · 4 µs that a start may be granted ahead · to begin what is taken:
---       5 … 15 as 1 … 11 of `begin` · 16 the sender's time in ms · 17 most bytes of snapshots to add (0 on a cluster, where a
---       snapshot has a slot of its own) · 18 "1" to take nothing and repeat the answer of the call with this sequence
+--       5 … 16 as 1 … 12 of `begin` · 17 most bytes of snapshots to add (0 on a cluster, where a snapshot has a slot of its
+--       own) · 18 "1" to take nothing and repeat the answer of the call with this sequence
 -- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for a time),
 --          "1" if too many events wait for the logger, else "0", the words of `begin` or "", {blast, snapshot, …} of those
 --          begun here that have one message, stream, id, delivery count, packed job, …}
@@ -348,8 +348,9 @@ if left > 0 then
   if before > left then redis.call('SET', C .. ':turn', int((turn + before - left) % 1000000)) end
 end
 
--- Return what `begin` is told about a job that was just taken: that it is new, has no limit of its own, and is legible. The
--- address is that of a mailbox in ASCII, whose identity is in lower case.
+-- Add what `begin` is told about a job that was just taken: that it is new, has no limit of its own, and is legible; return
+-- false if it is not. The address is that of a mailbox in ASCII, whose identity is in lower case.
+local shared_last, jobs_at
 local function add_new(given, at)
   local stream, id, deliveries, raw = out[at], out[at + 1], out[at + 2], out[at + 3]
   local job = deliveries == 1 and is_untried(raw) and not is_released(stream) and read_job(raw)
@@ -358,11 +359,14 @@ local function add_new(given, at)
   local job_id, run = read_id(raw), tonumber(job[8])
   local blast = job_id and string.match(job_id, '^([^:]+):%d+:[^:]+$')
   if not blast or not run or not tonumber(job[7]) then return false end
-  local event = cmsgpack.pack({ 'processing', tonumber(ARGV[16]), job_id, run, 1, BEGINS })
-  address = (job[12] and 'm' or 't') .. string.lower(address)
-  for _, field in ipairs({ stream, blast, int(run), int(job[7]), 'q1', '', 1, id, job_id, address, event }) do
-    given[#given + 1] = field
+  local shared = stream .. ' ' .. blast .. ' ' .. int(run) .. ' ' .. int(job[7])
+  if shared ~= shared_last then
+    for _, field in ipairs({ stream, blast, int(run), int(job[7]), 'q1', '', 1, 0 }) do given[#given + 1] = field end
+    shared_last, jobs_at = shared, #given
   end
+  local n = #given
+  given[n + 1], given[n + 2], given[n + 3] = id, job_id, (job[12] and 'm' or 't') .. string.lower(address)
+  given[jobs_at] = given[jobs_at] + 1
   return true
 end
 
@@ -385,7 +389,7 @@ end
 -- Begin the jobs that were taken, if all of them are new.
 local function begin_taken()
   local given, places, fine = {}, {}, jobs > 0
-  for i = 5, 15 do given[#given + 1] = ARGV[i] end
+  for i = 5, 16 do given[#given + 1] = ARGV[i] end
   for at = 6, #out, 4 do
     places[#places + 1] = out[at] .. ' ' .. out[at + 1] .. ' ' .. out[at + 2]
     fine = fine and add_new(given, at)

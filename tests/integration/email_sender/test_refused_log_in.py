@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from shared.errors import PermanentError, StopChannelError, UnavailableError
-from shared.events import Processing
+from shared.events import Begun
 from shared.sending.breaker import BreakerPolicy
 from tests.integration.email_sender.mails import make_mail, smtp_settings
 from tests.integration.email_sender.peer import Peer, foreign, peer
@@ -175,6 +175,6 @@ async def test_refused_log_in_pauses_the_channel_and_no_message_meets_it(world: 
     ):
         assert "535 5.7.8 wrong password" in await wait_for(reason, what="the channel to be paused")
         assert observer.attempts == []
-        assert not [event for event in await world.written() if isinstance(event, Processing)]
+        assert not [event for event in await world.written() if isinstance(event, Begun)]
         await world.control.resume_channel("email")
         await wait_for(lambda: len(server.messages) == 3, what="all to be sent")

@@ -28,7 +28,6 @@ from shared.queue.partitions import Partition
 from shared.queue.producer import Chunk, Producer
 from shared.queue.timing import Timing
 from shared.sending.caches import FileCache
-from shared.sending.outcomes import processing_event
 from tests.integration.logger.recording import Recording
 from tests.integration.logger.service import LoggerProcess
 from tests.servers import RedisServer, wait_for
@@ -61,8 +60,8 @@ async def fail_all(redis: Redis, blast_id: str, count: int) -> list[Job]:
     )
     await sender.heartbeat({}, first=True)
     leases = (await sender.fetch(count)).leases
-    requests = [BeginRequest(lease, processing_event(lease, START_MS, "s")) for lease in leases]
-    assert {grant.kind for grant in await sender.begin(requests)} == {"granted"}
+    requests = [BeginRequest(lease) for lease in leases]
+    assert {grant.kind for grant in await sender.begin(requests, START_MS)} == {"granted"}
     assert all(await sender.settle([ended(lease, pack_event(_failed(lease)), "failed") for lease in leases]))
     await sender.leave()
     return whole

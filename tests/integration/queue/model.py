@@ -27,7 +27,7 @@ from shared.queue.partitions import limits_partition
 from shared.queue.reaper import Reaper
 from shared.sending.job_limits import JobLimit
 from tests.integration.queue.model_jobs import ModelBlast, ModelJob
-from tests.integration.queue.world import AT_ONCE, HandSender, World, ends, lose_answer, open_world
+from tests.integration.queue.world import AT_ONCE, HandSender, World, begins, ends, lose_answer, open_world
 
 ValueT = TypeVar("ValueT")
 LONG_MS = 60_000
@@ -104,6 +104,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.paused = False
         self.free = LIMIT.burst
         self.ends: Counter[tuple[str, int]] = Counter()
+        self.begun: Counter[tuple[str, int, int]] = Counter()
 
     async def _open(self) -> World:
         world = open_world(self.url, AT_ONCE, self.partitions)
@@ -226,6 +227,7 @@ class QueueMachine(RuleBasedStateMachine):
         if word in {"granted", "alone"}:
             assert (word == "alone") == (job.stalls > 0)
             job.status, job.holder = "processing", f"{sender.name} tx"
+            self.begun[lease.job_id, lease.job.run, lease.attempt] += 1
             self.free -= blast.limited
             assert self.free >= 0, "the limit was exceeded"
             return flying + 1
@@ -452,8 +454,10 @@ class QueueMachine(RuleBasedStateMachine):
                 self._settle(which, 0, "finish")
 
     def _check_events(self) -> None:
-        """One event reports the end of each run of each job; a late answer adds its own."""
-        told = ends(self.wait(self.world.written()))
+        """Each begin of each job is reported once, and the end of each of its runs; a late answer adds its own."""
+        written = self.wait(self.world.written())
+        assert begins(written) == self.begun
+        told = ends(written)
         assert not [key for key, count in told.items() if count > 1]
         late = {(lease.job_id, lease.job.run) for lease in self.lost}
         for blast_id, one in self.model.items():

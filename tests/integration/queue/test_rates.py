@@ -66,7 +66,7 @@ def consumers_of(sender: HandSender) -> Consumers:
 
 
 async def begin(sender: HandSender, leases: Sequence[Lease]) -> list[str]:
-    return [grant.kind for grant in await consumers_of(sender).begin([BeginRequest(one, b"") for one in leases])]
+    return [grant.kind for grant in await consumers_of(sender).begin([BeginRequest(one) for one in leases], 0)]
 
 
 async def test_limits_are_asked_only_where_there_may_be_some(spread: World, calls: list[str]) -> None:
@@ -166,8 +166,8 @@ async def test_job_that_must_be_sent_alone_is_not_begun_beside_one_that_asks(spr
     partition = spread.partitions[consumers_of(sender).place_of(suspect)]
     await spread.redis.hset(partition.keys.key("stalls"), suspect.job_id, "1 0 1 none 0")
     await spread.redis.hdel(partition.keys.key("config"), "permit")
-    requests = [BeginRequest(other, b""), BeginRequest(suspect, b"", limit="x", limit_gap_us=1)]
-    assert [grant.kind for grant in await consumers_of(sender).begin(requests)] == ["wait", "alone"]
+    requests = [BeginRequest(other), BeginRequest(suspect, limit="x", limit_gap_us=1)]
+    assert [grant.kind for grant in await consumers_of(sender).begin(requests, 0)] == ["wait", "alone"]
 
 
 @pytest.mark.parametrize("seed", range(12))

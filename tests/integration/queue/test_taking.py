@@ -9,7 +9,7 @@ import pytest
 
 from shared.blasts import Blast, pack_blast
 from shared.errors import QueueUnavailableError
-from shared.events import Processing
+from shared.events import Begun
 from shared.jobs import Recipient
 from shared.queue.consumer import SNAPSHOTS_BYTES, BeginPolicy, Consumer, Taking
 from shared.queue.fetched import Fetched
@@ -50,8 +50,8 @@ async def test_new_jobs_are_begun_as_they_are_fetched(world: World) -> None:
     assert kinds(fetched) == ["granted"] * 3
     assert await held(sender) == (0, 3)
     await world.check_balance(blast)
-    begun = [event for event in await world.written() if isinstance(event, Processing)]
-    assert begun == [Processing(7, f"{blast.blast_id}:{index}:email", 1, 1, sender.name) for index in range(3)]
+    begun = [event for event in await world.written() if isinstance(event, Begun)]
+    assert begun == [Begun(7, 1, 1, sender.name, " ".join(f"{blast.blast_id}:{index}:email" for index in range(3)))]
     assert await sender.finish(*fetched.leases) == [True] * 3
     await world.check_balance(blast)
 

@@ -186,7 +186,7 @@ async def test_abandoned_last_attempt_is_not_repeated(world: World) -> None:
     alive = await world.sender()
     await abandon(world, alive)
     leases = await alive.fetch()
-    grants = await alive.consumer.begin([BeginRequest(leases[0], b"", exhausted=True)])
+    grants = await alive.consumer.begin([BeginRequest(leases[0], exhausted=True)], 0)
     assert await alive.settle_refusals(leases, grants) == ["uncertain"]
     assert (await world.progress(blast)).counts["failed"] == 1
     await world.check_balance(blast)

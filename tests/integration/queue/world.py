@@ -15,7 +15,19 @@ from redis.asyncio import Redis
 
 from shared.blasts import SPAN, Blast, partition_of, parts_of
 from shared.errors import QueueUnavailableError
-from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, Swept, SweptRanges, pack_event
+from shared.events import (
+    Begun,
+    Deferred,
+    Ended,
+    Event,
+    EventBatch,
+    Retrying,
+    Returned,
+    Sent,
+    Swept,
+    SweptRanges,
+    pack_event,
+)
 from shared.jobs import TERMINAL, Attachment, Job, Lane, Recipient, Status, unpack_job
 from shared.queue.blasts import BlastStore, ChannelProgress
 from shared.queue.connection import connect
@@ -34,7 +46,7 @@ from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 from shared.sending.caches import FileCache
 from shared.sending.job_limits import LimitOf
-from shared.sending.outcomes import not_begun_move, processing_event
+from shared.sending.outcomes import not_begun_move
 from shared.templates import Template
 from tests.integration.queue.truth import Truth, find_truth
 from tests.servers import PATIENCE_S, wait_for
@@ -281,6 +293,12 @@ def ends(events: Iterable[Event]) -> Counter[tuple[str, int]]:
     return told
 
 
+def begins(events: Iterable[Event]) -> Counter[tuple[str, int, int]]:
+    """Count how often each attempt began, by job id, run and attempt."""
+    begun = (event for event in events if isinstance(event, Begun))
+    return Counter((job_id, event.run, event.attempt) for event in begun for job_id in event.jobs.split(" "))
+
+
 def no_limit(job: Job) -> None:
     """Limit nothing."""
     del job
@@ -339,19 +357,19 @@ class HandSender:
     async def begin(self, leases: Sequence[Lease]) -> list[Grant]:
         """Begin jobs, partition by partition: of two that must be sent alone, one is begun."""
         if not isinstance(self.consumer, Several):
-            return await self.consumer.begin([self._request(lease) for lease in leases])
+            return await self.consumer.begin([self._request(lease) for lease in leases], 0)
         grants: dict[str, Grant] = {}
         for place in range(len(self.consumer.each)):
             some = [lease for lease in leases if self.consumer.place_of(lease) == place]
-            answers = await self.consumer.begin([self._request(lease) for lease in some])
+            answers = await self.consumer.begin([self._request(lease) for lease in some], 0)
             grants |= {lease.job_id: grant for lease, grant in zip(some, answers, strict=True)}
         return [grants[lease.job_id] for lease in leases]
 
     def _request(self, lease: Lease) -> BeginRequest:
-        event, limit = processing_event(lease, 0, self.name), self.limit_of(lease.job)
+        limit = self.limit_of(lease.job)
         if limit is None:
-            return BeginRequest(lease, event)
-        return BeginRequest(lease, event, limit=limit.name, limit_gap_us=limit.gap_us, limit_burst=limit.burst)
+            return BeginRequest(lease)
+        return BeginRequest(lease, limit=limit.name, limit_gap_us=limit.gap_us, limit_burst=limit.burst)
 
     async def take(self, want: int = 10) -> list[Lease]:
         """Fetch and begin; every job must be granted."""

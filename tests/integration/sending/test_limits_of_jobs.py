@@ -19,7 +19,6 @@ from shared.jobs import Job, Lane, Recipient
 from shared.queue.consumer import BeginRequest
 from shared.queue.leases import Grant, Lease, parked
 from shared.sending.job_limits import JobLimit
-from shared.sending.outcomes import processing_event
 from shared.settings import Rate
 from tests.integration.queue.world import HandSender, World, eventually, in_time, now_ms
 from tests.integration.sending.fakes import FakeProvider
@@ -38,12 +37,7 @@ async def begin_limited(
 ) -> list[Grant]:
     """Begin jobs of one limit, and settle every refusal as the sending loop does."""
     grants = await sender.consumer.begin(
-        [
-            BeginRequest(
-                lease, processing_event(lease, 0, sender.name), limit=limit, limit_gap_us=gap_us, limit_burst=burst
-            )
-            for lease in leases
-        ]
+        [BeginRequest(lease, limit=limit, limit_gap_us=gap_us, limit_burst=burst) for lease in leases], 0
     )
     await sender.settle_refusals(leases, grants)
     return grants
@@ -152,9 +146,9 @@ async def test_only_starts_that_may_be_late_cost_their_limit_more(both: World) -
 
     async def charges_us(lease: Lease, late_ms: int, expected_us: int) -> bool:
         await both.redis.delete(f"{{email}}:limit:{LIMIT}")
-        request = BeginRequest(lease, b"", limit=LIMIT, limit_gap_us=gap_us, limit_starts=20, late_ms=late_ms)
+        request = BeginRequest(lease, limit=LIMIT, limit_gap_us=gap_us, limit_starts=20, late_ms=late_ms)
         before = time.time_ns() // 1000
-        (grant,) = await sender.consumer.begin([request])
+        (grant,) = await sender.consumer.begin([request], 0)
         after = time.time_ns() // 1000
         assert (grant.kind, grant.spaced) == ("granted", "own")
         charged: Any = await both.redis.get(f"{{email}}:limit:{LIMIT}")
@@ -176,11 +170,11 @@ async def test_a_burst_counts_from_its_latest_starts(both: World) -> None:
     sender = await both.sender()
     await both.given(3)
     requests = [
-        BeginRequest(lease, b"", limit=LIMIT, limit_gap_us=GAP_US, limit_burst=2, late_ms=2000)
+        BeginRequest(lease, limit=LIMIT, limit_gap_us=GAP_US, limit_burst=2, late_ms=2000)
         for lease in await sender.fetch(3)
     ]
     before_us = time.time_ns() // 1000
-    grants = await sender.consumer.begin(requests)
+    grants = await sender.consumer.begin(requests, 0)
     after_us = time.time_ns() // 1000
     assert kinds(grants) == ["granted", "beyond", "beyond"]
     charged: Any = await both.redis.get(f"{{email}}:limit:{LIMIT}")

@@ -238,8 +238,8 @@ async def test_only_starts_that_may_be_late_cost_the_channel_more(both: World) -
         """Begin one job, and note by how much the next start is later than its gap."""
         began = time.monotonic()
         await both.redis.delete("{email}:limit")
-        granted = await sender.consumer.begin([begin_request(leases.pop())], 0, late_ms)
-        (refused,) = await sender.consumer.begin([begin_request(leases[0])])
+        granted = await sender.consumer.begin([begin_request(leases.pop())], 0, 0, late_ms)
+        (refused,) = await sender.consumer.begin([begin_request(leases[0])], 0)
         assert [granted[0].spaced, refused.kind] == ["channel", "limited"]
         took.append(time.monotonic() - began)
         shares.append(refused.after_us / 1e6 + 0.1 - (await gap_us()) / 1e6)
@@ -263,4 +263,4 @@ async def test_only_starts_that_may_be_late_cost_the_channel_more(both: World) -
 
 
 def begin_request(lease: Lease) -> BeginRequest:
-    return BeginRequest(lease, b"")
+    return BeginRequest(lease)

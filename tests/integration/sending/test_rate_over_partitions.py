@@ -41,10 +41,10 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Begun:
     begin = Consumers.begin
 
     async def noted(
-        self: Consumers, requests: Sequence[BeginRequest], in_flight: int = 0, late_ms: int = 0
+        self: Consumers, requests: Sequence[BeginRequest], now_ms: int, in_flight: int = 0, late_ms: int = 0
     ) -> list[Grant]:
         asked_at = asyncio.get_running_loop().time()
-        grants = await begin(self, requests, in_flight, late_ms)
+        grants = await begin(self, requests, now_ms, in_flight, late_ms)
         for request, grant in zip(requests, grants, strict=True):
             if grant.starts:
                 found.starts[self.sender_id, request.lease.job_id] = (asked_at, grant.spaced)

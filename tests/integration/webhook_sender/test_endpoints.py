@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared.errors import StopChannelError, UnavailableError
-from shared.events import Processing, Sent, unpack_batch
+from shared.events import Begun, Sent, unpack_batch
 from shared.queue.consumer import BeginPolicy, Consumer
 from shared.queue.keys import WEBHOOKS
 from shared.queue.reaper import Reaper
@@ -99,7 +99,7 @@ async def test_what_the_end_of_the_sender_cuts_off_uses_no_attempt(world: World)
     async with running(world.redis, receivers):
         await wait_for(lambda: len(receivers.received(1)) == 5, what="the request that is answered")
         await wait_for(lambda: _counter(world, 1, "sent"), what="its outcome")
-    assert {event.attempt for event in await events_of(world, 1) if isinstance(event, Processing | Sent)} == {1}
+    assert {event.attempt for event in await events_of(world, 1) if isinstance(event, Begun | Sent)} == {1}
 
 
 async def test_a_delivery_whose_last_attempts_were_killed_is_sent_once_more(world: World) -> None:

@@ -15,7 +15,7 @@ from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.schema import migrate
 from services.logger.writing import Applied, EventWriter
 from shared.blasts import Blast, pack_blast
-from shared.events import BlastAccepted, Ended, Event, EventBatch, Processing, Queued, QueuedRecipient, Sent
+from shared.events import Begun, BlastAccepted, Ended, Event, EventBatch, Queued, QueuedRecipient, Sent
 from shared.jobs import Job, Recipient, pack_job
 from shared.queue.event_log import EventEntry
 from shared.receipts import Receipt, ReceiptKind
@@ -59,8 +59,15 @@ def queued(indexes: Iterable[int] = (0,), blast_id: str = "b", *, run: int = 1, 
     return Queued(START_MS + at, blast_id, "email", TEMPLATE.id, TEMPLATE.name, recipients, "queued", run)
 
 
-def begun(index: int = 0, blast_id: str = "b", *, run: int = 1, attempt: int = 1, at: int = 1) -> Processing:
-    return Processing(START_MS + at, f"{blast_id}:{index}:email", run, attempt, "s")
+def begun(index: int = 0, blast_id: str = "b", *, run: int = 1, attempt: int = 1, at: int = 1) -> Begun:
+    return begun_together([index], blast_id, run=run, attempt=attempt, at=at)
+
+
+def begun_together(
+    indexes: Iterable[int], blast_id: str = "b", *, run: int = 1, attempt: int = 1, at: int = 1
+) -> Begun:
+    jobs = " ".join(f"{blast_id}:{index}:email" for index in indexes)
+    return Begun(START_MS + at, run, attempt, "s", jobs)
 
 
 def sent(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.logger.postgres.connecting import PostgresDatabase
-from shared.events import BlastChannelEnded, Deferred, Ended, Event, Retrying, Returned, Swept, SweptRanges
+from shared.events import BlastChannelEnded, Deferred, Ended, Event, Processing, Retrying, Returned, Swept, SweptRanges
 from shared.queue.event_log import EventEntry
 from tests.unit.logger.database import (
     FEWER_ORDERS,
@@ -22,6 +22,7 @@ from tests.unit.logger.database import (
     MakeDatabase,
     accepted,
     begun,
+    begun_together,
     blast,
     entry,
     failed,
@@ -43,6 +44,10 @@ def deferred(attempt: int, deferral: int, *, run: int = 1, at: int) -> Deferred:
     return Deferred(START_MS + at, ID, run, attempt, deferral, "deferred", "450", "greylisted", 3, until)
 
 
+def begun_at_an_earlier_sender(index: int = 0, *, at: int) -> Processing:
+    return Processing(START_MS + at, f"b:{index}:email", 1, 1, "s")
+
+
 RUN_1: list[list[Event]] = [
     [accepted(blast())],
     [queued()],
@@ -50,7 +55,7 @@ RUN_1: list[list[Event]] = [
     [deferred(1, 1, at=20)],
     [begun(at=9020)],
     [Returned(START_MS + 9021, ID, 1, 1, "retrying", "unavailable", "connect")],
-    [begun(at=9500)],
+    [begun_at_an_earlier_sender(at=9500)],
     [retrying(1, at=9600)],
     [begun(attempt=2, at=11600)],
 ]
@@ -138,6 +143,20 @@ def test_any_order_and_repetition_give_the_same_rows(data: st.DataObject) -> Non
 def test_any_order_gives_the_same_rows_in_postgres(postgres: PostgresDatabase, data: st.DataObject) -> None:
     """Events that are shuffled, repeated and split at random give the same result as in their original order."""
     check_that_any_order_and_repetition_give_the_same_rows(lambda: Database(postgres), data)
+
+
+def test_jobs_begun_together_begin_as_each_alone_would(make_database: MakeDatabase) -> None:
+    """Rows that are there or not, ended, or further on: all as with the event of an earlier sender for each."""
+    together: list[Event] = [begun_together(range(5), at=9)]
+    alone: list[Event] = [begun_at_an_earlier_sender(index, at=9) for index in range(5)]
+    early: list[Event] = [accepted(blast(total=5)), queued([0, 1, 2]), sent(1, at=12), retrying(1, at=15)]
+    late: list[Event] = [queued([3], at=20), failed(2, at=20), begun_together([3, 4], run=2, at=1)]
+    for batches in ([early, together, late], [late, together, early], [together, early, late]):
+        expected = [alone if batch is together else batch for batch in batches]
+        entries = [entry(number, *batch) for number, batch in enumerate(batches)]
+        found = outcome(make_database, [[one] for one in entries])
+        assert found == outcome(make_database, [[entry(n, *batch)] for n, batch in enumerate(expected)])
+        assert outcome(make_database, [entries]) == found == outcome(make_database, [[*entries, *entries], entries])
 
 
 def test_jobs_swept_together_end_as_each_alone_would(make_database: MakeDatabase) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.logger.recorder import in_transactions, next_limit
 from shared.events import Swept, SweptRanges
-from tests.unit.logger.database import START_MS, entry, job, queued, sent
+from tests.unit.logger.database import START_MS, begun_together, entry, job, queued, sent
 
 
 def swept(count: int) -> Swept:
@@ -24,6 +24,8 @@ def test_transactions_are_bounded_and_keep_the_order() -> None:
     assert [one for group in groups for one in group] == entries
     assert [len(group) for group in groups] == [8, 8, 4, 1, 1]
     entries = [entry(number, swept_ranges((0, 249), (1000, 1249))) for number in range(10)]
+    assert [len(group) for group in in_transactions(entries)] == [8, 2]
+    entries = [entry(number, begun_together(range(500))) for number in range(10)]
     assert [len(group) for group in in_transactions(entries)] == [8, 2]
 
 

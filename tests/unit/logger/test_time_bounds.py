@@ -10,7 +10,7 @@ from services.logger.filters import ApiFilter, MessageFilter, Page, Span, System
 from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.queries import find_messages, find_requests, find_system_events
 from shared.clock import rfc3339
-from shared.events import ApiRequest, Event, Processing, SystemEvent
+from shared.events import ApiRequest, Begun, Event, SystemEvent
 from tests.unit.logger.database import (
     FEWER_ORDERS,
     ORDERS,
@@ -53,7 +53,7 @@ def check_that_every_span_finds_the_rows_with_its_times(make_database: MakeDatab
     for index in range(8):
         at = data.draw(st.integers(0, 5)) * MINUTE // 2
         begins = at + data.draw(st.integers(-2 * MINUTE, 2 * MINUTE))
-        events += [queued([index], at=at), Processing(START_MS + begins, f"b:{index}:email", 1, 1, "s")]
+        events += [queued([index], at=at), Begun(START_MS + begins, 1, 1, "s", f"b:{index}:email")]
     shuffled = data.draw(st.permutations(events))
     cut = data.draw(st.integers(1, len(events) - 1))
     database = make_database()

@@ -90,7 +90,7 @@ class FakeConsumer:
         words = iter(self.words or ["g"] * len(requests))
         return [structs.replace(request, granted=next(words)) for request in requests]
 
-    async def begin(self, requests: Sequence[BeginRequest], in_flight: int, _late_ms: int) -> list[Grant]:
+    async def begin(self, requests: Sequence[BeginRequest], _now_ms: int, in_flight: int, _late_ms: int) -> list[Grant]:
         self.asked.append((len(requests), in_flight))
         self.begun_at = time.monotonic()
         if self.gate is not None:
@@ -145,7 +145,7 @@ async def test_partitions_are_asked_one_after_the_other_under_a_low_rate() -> No
     consumers, fakes = four(1000, 1000, 1000, 1000)
     await consumers.fetch(4)
     fakes[0].words = ["s1"]
-    await consumers.begin([BeginRequest(lease(0), b"")])
+    await consumers.begin([BeginRequest(lease(0))], 0)
     for _ in range(8):
         await consumers.fetch(1)
     assert [fake.asked.count(1) for fake in fakes] == [3, 3, 3, 3]
@@ -169,7 +169,7 @@ async def test_a_partition_is_asked_while_another_is_woken_before_each_fetch() -
     consumers, fakes = four(1000, 1000, 1000)
     fakes[0].words = ["s1"]
     await consumers.fetch(3)
-    await consumers.begin([BeginRequest(lease(0), b"")])
+    await consumers.begin([BeginRequest(lease(0))], 0)
     for _ in range(12):
         consumers.wake(0)
         await consumers.fetch(1)
@@ -243,11 +243,11 @@ async def test_answers_have_the_order_of_the_jobs() -> None:
     """Each partition counts the jobs asked for in the others as in flight; the time since the grant is noted."""
     consumers, fakes = four(0, 0, 0)
     leases = [lease(index, number) for number, index in enumerate((2, 0, 1, 0, 2))]
-    grants = await consumers.begin([BeginRequest(one, b"") for one in leases], in_flight=7)
+    grants = await consumers.begin([BeginRequest(one) for one in leases], 0, in_flight=7)
     assert [grant.after_us for grant in grants] == [2, 0, 1, 0, 2]
     assert grants[0].waited_us >= 2000
     assert [fake.asked for fake in fakes] == [[(2, 10)], [(1, 11)], [(2, 10)]]
-    assert await consumers.begin([]) == []
+    assert await consumers.begin([], 0) == []
 
 
 @pytest.mark.usefixtures("clock")
@@ -255,14 +255,14 @@ async def test_a_fetch_takes_about_as_many_jobs_as_were_granted_starts() -> None
     """From the partitions in turn; more once all that were asked for got a start."""
     consumers, fakes = four(100, 100, 100, 100)
     assert len((await consumers.fetch(20)).leases) == 20
-    requests = [BeginRequest(lease(0, number), b"") for number in range(8)]
+    requests = [BeginRequest(lease(0, number)) for number in range(8)]
     fakes[0].words = ["s1", "s2", *["limited9"] * 6]
-    await consumers.begin(requests)
+    await consumers.begin(requests, 0)
     for _ in range(2):
         assert len((await consumers.fetch(20)).leases) == 2
     assert [sum(one for one in fake.asked if isinstance(one, int)) for fake in fakes] == [6, 6, 6, 6]
     fakes[0].words = []
-    await consumers.begin(requests)
+    await consumers.begin(requests, 0)
     assert len((await consumers.fetch(20)).leases) == 16
 
 
@@ -270,14 +270,14 @@ async def test_a_fetch_takes_about_as_many_jobs_as_were_granted_starts() -> None
 async def test_all_jobs_are_asked_for_after_one_was_lost() -> None:
     """Those that were fetched with it may be lost too, and would use up starts."""
     consumers, fakes = four(0, 0)
-    requests = [BeginRequest(lease(0, number), b"") for number in range(3)]
+    requests = [BeginRequest(lease(0, number)) for number in range(3)]
     fakes[0].words = ["s1", "limited5", "limited5"]
     for asked in (3, 1, 1):
-        await consumers.begin(requests)
+        await consumers.begin(requests, 0)
         assert fakes[0].asked.pop() == (asked, 0)
     fakes[0].answer = Grant("lost")
     for asked in (1, 3):
-        await consumers.begin(requests)
+        await consumers.begin(requests, 0)
         assert fakes[0].asked.pop() == (asked, 0)
 
 
@@ -287,20 +287,20 @@ async def test_partitions_are_asked_once_a_second_for_jobs_without_a_free_start(
 ) -> None:
     """Otherwise only for jobs that may start, or that must wait in the list of their own limit."""
     consumers, fakes = four(0, 0, 0)
-    requests = [BeginRequest(lease(index, number), b"") for number, index in enumerate((0, 1, 1, 2))]
+    requests = [BeginRequest(lease(index, number)) for number, index in enumerate((0, 1, 1, 2))]
     fakes[0].words = ["s5", "limited70", "beyond/9", "limited80/3"]
-    assert [grant.kind for grant in await consumers.begin(requests)] == ["granted"] * 4
-    kinds = [(grant.kind, grant.after_us) for grant in await consumers.begin(requests)]
+    assert [grant.kind for grant in await consumers.begin(requests, 0)] == ["granted"] * 4
+    kinds = [(grant.kind, grant.after_us) for grant in await consumers.begin(requests, 0)]
     assert kinds == [("granted", 0), ("limited", 70), ("granted", 1), ("limited", 80)]
     assert [fake.asked for fake in fakes] == [[(1, 3), (1, 1)], [(2, 2), (1, 1)], [(1, 3)]]
     fakes[0].words = ["limited1"] * 4
-    assert {grant.kind for grant in await consumers.begin(requests)} == {"limited"}
+    assert {grant.kind for grant in await consumers.begin(requests, 0)} == {"limited"}
     assert sum(len(fake.asked) for fake in fakes) == 5
     monkeypatch.setattr("shared.queue.consumers._ASK_ALL_S", 0.0)
     consumers, fakes = four(0, 0, 0)
     fakes[0].words = ["limited1"] * 4
     for _ in range(2):
-        await consumers.begin(requests)
+        await consumers.begin(requests, 0)
     assert sum(len(fake.asked) for fake in fakes) == 6
 
 
@@ -351,7 +351,7 @@ async def test_a_begin_does_not_wait_for_a_partition_that_does_not_answer(monkey
     gate = fakes[1].gate = asyncio.Event()
     leases = [lease(index, number) for number, index in enumerate((1, 0, 1))]
     asked_at = time.monotonic()
-    grants = await consumers.begin([BeginRequest(one, b"") for one in leases], 0, 7)
+    grants = await consumers.begin([BeginRequest(one) for one in leases], 0, 0, 7)
     assert [grant.kind for grant in grants] == ["away", "granted", "away"]
     assert consumers.late_answers() == []
     gate.set()

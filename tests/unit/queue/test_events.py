@@ -8,6 +8,7 @@ from shared.events import (
     ChannelChanged,
     Event,
     EventBatch,
+    Processing,
     SuppressedAddress,
     SuppressionsAdded,
     SystemEvent,
@@ -33,6 +34,12 @@ def test_an_item_of_an_earlier_and_of_a_later_version_is_read() -> None:
         raw = msgspec.msgpack.encode(["p", 1, [["suppressions_added", 2, "email", [item]]]])
         (event,) = unpack_batch(raw).events
         assert event == SuppressionsAdded(2, "email", [SuppressedAddress("a@example.com", "all", "api", "manual")])
+
+
+def test_the_begin_of_a_job_of_an_earlier_sender_is_read() -> None:
+    """It reports each job by itself."""
+    raw = msgspec.msgpack.encode(["s", 1, [["processing", 1, "b:0:email", 2, 3, "s"]]])
+    assert unpack_batch(raw).events == [Processing(1, "b:0:email", 2, 3, "s")]
 
 
 def test_an_unknown_event_hides_no_other_of_its_batch() -> None:

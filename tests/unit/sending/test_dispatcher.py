@@ -31,7 +31,9 @@ class Granting:
     spaced: Literal["channel", "own"]
     asked: list[int] = field(default_factory=list)
 
-    async def begin(self, requests: Sequence[BeginRequest], _in_flight: int, _late_ms: int) -> list[Grant]:
+    async def begin(
+        self, requests: Sequence[BeginRequest], _now_ms: int, _in_flight: int, _late_ms: int
+    ) -> list[Grant]:
         self.asked.append(len(requests))
         return [Grant("granted", spaced=self.spaced) for _ in requests]
 

@@ -1,10 +1,10 @@
 -- Beginning jobs: moving them from a sender's `:buf` to its `:tx`. `begin` does this for jobs that its sender has read; `fetch`
 -- does it in the same step for new ones, if it is asked to. `args` are those of `begin`: jobs in runs, of which each begins
 -- with the fields that its jobs share.
-local BEGIN_FROM, SHARED, OWN = 12, 7, 4
+local BEGIN_FROM, SHARED, OWN = 13, 8, 3
 local args, buf, tx, policy, poison, most_in_flight, in_flight, held, begin_ms
 local any_stall, any_suppressed, any_cancel, any_run
-local blasts, claims, begun_events, words = {}, {}, {}, {}
+local blasts, claims, words = {}, {}, {}
 local alone_granted = false
 
 local function blast_state(blast)
@@ -88,7 +88,8 @@ local function read_run(at)
   return {
     stream = stream, blast = args[at + 1], run = tonumber(args[at + 2]), expires = tonumber(args[at + 3]),
     waits = string.sub(counted, 1, 1), deliveries = tonumber(string.sub(counted, 2)), text = text, limit = limit_text(text),
-    released = is_released(stream), first = at + SHARED, last = at + SHARED + (tonumber(args[at + 6]) - 1) * OWN,
+    released = is_released(stream), attempt = tonumber(args[at + 6]), begun = {},
+    first = at + SHARED, last = at + SHARED + (tonumber(args[at + 7]) - 1) * OWN,
   }
 end
 
@@ -134,7 +135,7 @@ local function decide(r, base)
   table.insert(claims[stream], id)
   count(blast, 'processing', 1)
   if r.waits ~= 'q' then count(blast, 'retrying', -1) end
-  begun_events[#begun_events + 1] = args[base + 3]
+  r.begun[#r.begun + 1] = job_id
   alone_granted = alone_granted or alone
   if how ~= 'g' then how = how .. int(math.max(0, at - now)) end
   return alone and string.upper(how) or how
@@ -175,6 +176,19 @@ local function decide_all()
       words[#words + 1] = mine_here[args[base]] == r.deliveries and decide(r, base) or 'lost'
     end
   end
+  return runs
+end
+
+-- Return an event for the jobs of each run that were begun; no id of a job contains a space.
+local function begun_events(runs)
+  local events, at_ms = {}, tonumber(args[12])
+  for _, r in ipairs(runs) do
+    if r.begun[1] then
+      local jobs = table.concat(r.begun, ' ')
+      events[#events + 1] = cmsgpack.pack({ 'begun', at_ms, r.run, r.attempt, args[1], jobs })
+    end
+  end
+  return events
 end
 
 local function claim_all()
@@ -208,12 +222,12 @@ local function rearm_limits()
   end
 end
 
--- Begin the jobs of `given`; return a word for each and their events. The caller writes the counts.
+-- Begin the jobs of `given`; return a word for each, and the events. The caller writes the counts.
 local function begin_jobs(given, at_us)
   read_begin(given, at_us)
-  decide_all()
+  local runs = decide_all()
   claim_all()
   note_runs()
   rearm_limits()
-  return words, begun_events
+  return words, begun_events(runs)
 end

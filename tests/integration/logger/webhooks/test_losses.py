@@ -12,7 +12,7 @@ import pytest
 
 from services.logger.webhooks.endpoints import create
 from services.logger.webhooks.planning import WINDOW
-from shared.events import Processing
+from shared.events import Begun
 from shared.lifecycle import Stop
 from shared.queue.keys import PartitionKeys
 from shared.queue.webhook_queues import Outgoing
@@ -94,7 +94,7 @@ async def test_a_report_that_waited_hides_no_restored_database(fed: Feeding, tmp
     shutil.copy(tmp_path / "backup.db", tmp_path / "logs.db")
     await fed.open_again()
     await fed.sync.sync()
-    begun = Processing(START_MS + 20, f"{row.endpoint_id}:1:webhook", 1, 1, "s")
+    begun = Begun(START_MS + 20, 1, 1, "s", f"{row.endpoint_id}:1:webhook")
     await fed.apply(begun, stream=keys.events, entry_id=waiting.decode())
     await fed.feed()
     assert "b:0:email" in events_in(await fed.jobs(row.number))

@@ -9,12 +9,12 @@ import pytest
 
 from services.logger.webhooks.endpoints import DISABLED, Row
 from shared.events import (
+    Begun,
     ChannelChanged,
     Deferred,
     Ended,
     Event,
     EventBatch,
-    Processing,
     Queued,
     QueuedRecipient,
     Retrying,
@@ -66,11 +66,11 @@ def totals(database: Database) -> dict[str, int]:
 def test_a_delivery_shows_its_last_answer(database: Database, row: Row) -> None:
     """Also while the next attempt is made; a delivered one has no error."""
     assert delivery(database) == ("waiting", 0, 0, "", 0)
-    report(database, row, Processing(START_MS, job(row), 1, 1, "s"))
+    report(database, row, Begun(START_MS, 1, 1, "s", job(row)))
     assert delivery(database) == ("waiting", 1, 0, "", 0)
     report(database, row, retrying(row))
     assert delivery(database) == ("retrying", 1, 503, "the server said no", 1)
-    report(database, row, Processing(START_MS + 7, job(row), 1, 2, "s"))
+    report(database, row, Begun(START_MS + 7, 1, 2, "s", job(row)))
     assert delivery(database) == ("retrying", 2, 503, "the server said no", 0)
     report(database, row, delivered(row, attempt=2))
     assert delivery(database) == ("delivered", 2, 204, "", 0)
@@ -88,7 +88,7 @@ def test_any_order_gives_the_same_delivery(database: Database, row: Row) -> None
     recipient = QueuedRecipient(0, row.endpoint_id, "evt_x")
     events: list[Event] = [
         Queued(START_MS, row.endpoint_id, "webhook", "", "", [recipient]),
-        Processing(START_MS + 1, job(row), 1, 1, "s"),
+        Begun(START_MS + 1, 1, 1, "s", job(row)),
         retrying(row),
         delivered(row, attempt=2),
     ]
@@ -153,7 +153,7 @@ def test_five_days_of_nothing_but_failures_disable(database: Database, row: Row)
 def test_time_alone_disables_nothing(database: Database, row: Row) -> None:
     """After one failure nothing may be attempted for days: only the next failure counts."""
     report(database, row, retrying(row, at=5))
-    report(database, row, Processing(START_MS + 9 * DAY_MS, job(row), 1, 2, "s"), now_ms=START_MS + 9 * DAY_MS)
+    report(database, row, Begun(START_MS + 9 * DAY_MS, 1, 2, "s", job(row)), now_ms=START_MS + 9 * DAY_MS)
     assert again(database, row).enabled
 
 
