@@ -22,7 +22,7 @@ from cachetools import LRUCache
 from services.email_sender.attached import AttachedFiles
 from services.email_sender.envelope import Envelope
 from services.email_sender.mime import PlainLines, clean, mailbox, text_part, unstructured
-from services.email_sender.ready_part import ready_part
+from services.email_sender.ready_part import Filled, ReadyParts, ready_part
 from services.email_sender.settings import MailSettings
 from services.email_sender.signers import PendingMessage
 from services.email_sender.signing import Covered, covered, relaxed
@@ -106,18 +106,35 @@ class Body(msgspec.Struct, frozen=True):
         return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % marks.plain, mark, content, files, mark)
 
 
+class ReadyBody(msgspec.Struct, frozen=True):
+    """A body without files whose parts no server needs encoded; asked as a `Body` is."""
+
+    content: bytes
+    plain: bool
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        return len(self.content)
+
+    def encode(self, *, eight_bit: bool) -> bytes:
+        """Return the content type and body of the whole message."""
+        del eight_bit
+        return self.content
+
+
 class _Marks:
     """The lines of a boundary, encoded once per blast."""
 
     def __init__(self, boundary: str) -> None:
         self.plain = boundary.encode("ascii")
-        self._start = b"%b--%b\r\n" % (_ALTERNATIVE % self.plain, self.plain)
-        self._between = b"\r\n--%b\r\n" % self.plain
-        self._end = b"\r\n--%b--\r\n" % self.plain
+        self.start = b"%b--%b\r\n" % (_ALTERNATIVE % self.plain, self.plain)
+        self.between = b"\r\n--%b\r\n" % self.plain
+        self.end = b"\r\n--%b--\r\n" % self.plain
 
     def alternative(self, versions: list[bytes]) -> bytes:
         """Return the alternatives of one content, the plainest first (RFC 2046, 5.1.4)."""
-        return self._start + self._between.join(versions) + self._end
+        return b"".join((self.start, self.between.join(versions), self.end))
 
 
 _marks = lru_cache(64)(_Marks)
@@ -135,7 +152,7 @@ class Mail(RenderedMessage, frozen=True):
     envelope: Envelope
     head: bytes
     own: _OwnHeaders
-    body: Body
+    body: Body | ReadyBody
     from_domain: str
     frame: Frame
     # the whole message, being signed before its turn; None if that was not started
@@ -156,8 +173,6 @@ class Frame:
         self._mail = mail
         self._template = _compiled(blast)
         self._values = BlastValues(blast)
-        self._ready_text = ready_part(_TEXT, self._template.text_interpolation)
-        self._ready_html = ready_part(_HTML, self._template.html_interpolation)
         self._marketing = blast.template.category == "marketing"
         if self._marketing and (problem := mail.marketing_problem):
             raise StopBlastError(f"marketing mail needs an unsubscribe link: KURIR_PUBLIC_URL: {problem}", code="link")
@@ -175,6 +190,7 @@ class Frame:
         reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.name), reply_to.smtp_address, 10) if reply_to else b""
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
+        self._ready = self._ready_parts()
         self._attached = AttachedFiles(blast.attachments, self._boundary, html=bool(blast.template.html))
         names = (b"X-Kurir-Job", b"X-PM-Metadata-kurir-job") if mail.with_metadata else (b"X-Kurir-Job",)
         self._job_headers = b"".join(b"%b: %%(job)b\r\n" % name for name in names) + _END_OF_HEADERS
@@ -186,6 +202,16 @@ class Frame:
         self._covered_names = (*last.names, *unsubscribe, *reply_to_line.names, *_OWN_NAMES)
         self._covered_last, self._covered_first = last.lines, reply_to_line.lines
         self._covered_from = _covered_again(self._from.removesuffix(b"To: ")).lines
+
+    def _ready_parts(self) -> ReadyParts | None:
+        text = ready_part(_TEXT, self._template.text_interpolation)
+        if text is None:
+            return None
+        if not self._blast.template.html:
+            return ReadyParts([text], (b"", b""))
+        html = ready_part(_HTML, self._template.html_interpolation)
+        marks = _marks(self._boundary)
+        return ReadyParts([text, html], (marks.start, marks.between, marks.end)) if html is not None else None
 
     @property
     def size(self) -> int:
@@ -264,27 +290,24 @@ class Frame:
             return self._sender
         return f"{RETURN_PREFIX}{token}@{self._mail.bounce_domain}"
 
-    def _render(self, job: Job, url: str) -> tuple[dict[str, Any], str, Body]:
+    def _render(self, job: Job, url: str) -> tuple[dict[str, Any], str, Body | ReadyBody]:
         """Return the job's values, the subject, which is clean, and the body."""
         try:
             values = self._values.of(job, url)
-            filled = self._ready_text.fill(values) if self._ready_text is not None else None
-            if filled is None:
-                rendered = self._template.render(values)
-                written = rendered.html if self._blast.template.html else None
-                return values, rendered.subject, self._body(job, rendered.text, written, plain=False)
-            (text, plain_text), (html, plain_html) = filled, self._html(values)
-            body = self._body(job, text, html, plain=plain_text and plain_html)
-            return values, self._template.render_subject(values), body
+            if self._ready is not None and (filled := self._ready.fill(values)) is not None:
+                body = self._ready_body(job, self._ready, filled)
+                return values, self._template.render_subject(values), body
+            rendered = self._template.render(values)
+            written = rendered.html if self._blast.template.html else None
+            return values, rendered.subject, self._body(job, rendered.text, written, plain=False)
         except RenderError as error:
             raise _unrenderable(error) from error
 
-    def _html(self, values: dict[str, Any]) -> tuple[str | bytes | None, bool]:
-        """Return the html, None without one, and whether its lines are known to be plain."""
-        if not self._blast.template.html:
-            return None, True
-        filled = self._ready_html.fill(values) if self._ready_html is not None else None
-        return (self._template.render_html(values), False) if filled is None else filled
+    def _ready_body(self, job: Job, parts: ReadyParts, filled: Filled) -> Body | ReadyBody:
+        if not self._blast.attachments and not job.recipient.attachments:
+            return ReadyBody(b"".join(filled.pieces), filled.plain)
+        text, *html = parts.apart(filled)
+        return self._body(job, text, html[0] if html else None, plain=filled.plain)
 
     def _body(self, job: Job, text: str | bytes, html: str | bytes | None, *, plain: bool) -> Body:
         files = job.recipient.attachments

@@ -51,7 +51,7 @@ def test_message_of_a_frame_costs_microseconds(category: str) -> None:
     blast, job = make_blast(template=template), make_job()
     frame = Frame(blast, MAIL)
     assert 1500 < len(HTML) < 1700
-    frame._ready_text = None  # the whole text is encoded then
+    frame._ready = None  # the whole text is encoded then
     frame._template = _Once(frame._template.render(job_values(blast, job, "")))  # type: ignore[assignment]
     assert least_us(frame) < MOST_US[category]
 
