@@ -101,8 +101,8 @@ class EmailChannel:
     async def send(self, message: Mail, start: Start = at_once) -> Receipt:
         """Hand over one message; raises a SendError unless the server accepts it."""
         delivery = Delivery(message, start)
-        accepted = await self._opened().send(delivery)
-        return delivery.receipt(accepted.reply)
+        await self._opened().send(delivery)
+        return delivery.receipt()
 
     async def send_chained(
         self,
@@ -115,11 +115,11 @@ class EmailChannel:
         servers = self._opened()
         delivery = Delivery(message, start, following, proceed)
         try:
-            accepted = await servers.send(delivery)
+            await servers.send(delivery)
         finally:
             # if it was not sent over the connection reserved for it, release that connection
             servers.withdraw(delivery.mail)
-        return delivery.receipt(accepted.reply)
+        return delivery.receipt()
 
     def withdraw(self, message: Mail) -> None:
         """Cancel the announcement of a message that is not sent now."""

@@ -43,10 +43,6 @@ Following = Callable[[], Announced | None]
 Accepted = Callable[[SMTPResponse], None]
 
 
-def _ignore(response: SMTPResponse) -> None:
-    del response
-
-
 class Connection:
     """A connection of the pool; `sent` counts accepted messages, `used_at` is on the loop's clock."""
 
@@ -202,14 +198,14 @@ class Connection:
         self,
         envelope: Envelope,
         content: bytes,
-        accepted: Accepted = _ignore,
-        following: Following | None = None,
-    ) -> Reply:
-        """Hand over one message (CRLF lines, dots not stuffed) and return the reply to its final dot.
+        accepted: Accepted,
+        following: Following | None,
+    ) -> None:
+        """Hand over one message (CRLF lines, dots not stuffed).
 
-        `accepted` is called as soon as the server accepts the message. If the server supports pipelining, `following`
-        gives the message to announce with the end of this one. That message is then `announced`, and must be sent
-        next. Raises RefusedError, ConnectionLostError or UncertainError.
+        `accepted` is called with the reply to its final dot as soon as the server accepts the message. If the server
+        supports pipelining, `following` gives the message to announce with the end of this one. That message is then
+        `announced`, and must be sent next. Raises RefusedError, ConnectionLostError or UncertainError.
         """
         self.begun += 1
         try:
@@ -225,11 +221,10 @@ class Connection:
                 response = await self._protocol.read_response(self._smtp.timeouts.data_s)
             except LOST as error:
                 raise UncertainError(f"no reply after the message was sent: {reason_of(error)}", code="lost") from error
-            if _is_yes(response.code):
-                accepted(response)
-                self.sent += 1
-                return Reply(response.code, response.message)
-            raise RefusedError(Stage.DOT, _reply(response))  # noqa: TRY301 -- handled like those of the other stages
+            if not _is_yes(response.code):
+                raise RefusedError(Stage.DOT, _reply(response))  # noqa: TRY301 -- handled like those of the other stages
+            accepted(response)
+            self.sent += 1
         except RefusedError as error:
             error.recipient = envelope.recipient
             self._unclean = error.stage is not Stage.DOT

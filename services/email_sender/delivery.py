@@ -9,7 +9,6 @@ from aiosmtplib import SMTPResponse
 
 from services.email_sender.message import Mail
 from shared.sending.provider import Proceed, Receipt, Start, at_once, note_acceptance
-from shared.smtp.replies import Reply
 
 NextMail = Callable[[], Mail | None]
 
@@ -18,7 +17,7 @@ class Delivery(msgspec.Struct):
     """One message to send, the start to await before any of it is sent, and the source of the next message.
 
     With `proceed` the message from `following` takes its place once it was accepted. `ahead` is that message, if it was
-    announced; `rested_from` is since when the connection had been idle.
+    announced; `words` is the reply that accepted the message; `rested_from` is since when the connection had been idle.
     """
 
     mail: Mail
@@ -26,30 +25,25 @@ class Delivery(msgspec.Struct):
     following: NextMail | None = None
     proceed: Proceed | None = None
     ahead: Mail | None = None
+    words: str = ""
     rested_from: float = 0.0
 
     def accepted(self, response: SMTPResponse) -> None:
         """Note that the server accepted the message."""
-        note_acceptance(self.mail.message_id, f"{response.code} {response.message}")
+        self.words = words = f"{response.code} {response.message}".rstrip()
+        note_acceptance(self.mail.message_id, words)
 
-    def receipt(self, reply: Reply) -> Receipt:
-        """Return the receipt for the message."""
-        return Receipt(self.mail.message_id, reply.words, (self.mail.envelope.recipient,))
+    def receipt(self) -> Receipt:
+        """Return the receipt for the message, once it was accepted."""
+        return Receipt(self.mail.message_id, self.words)
 
-    def turn_to_next(self, reply: Reply) -> bool:
+    def turn_to_next(self) -> bool:
         """After an acceptance, turn to the message that was announced with it; return False if it is not its turn."""
         ahead, self.ahead = self.ahead, None
         if self.proceed is None or ahead is None:
             return False
-        start = self.proceed(self.receipt(reply))
+        start = self.proceed(self.receipt())
         if start is None:
             return False
         self.mail, self.start = ahead, start
         return True
-
-
-class Accepted(msgspec.Struct, frozen=True):
-    """A server's acceptance of a message: the server's name and its reply."""
-
-    server: str
-    reply: Reply

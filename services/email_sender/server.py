@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 
 from services.email_sender.connection import Connection
-from services.email_sender.delivery import Accepted, Delivery, NextMail
+from services.email_sender.delivery import Delivery, NextMail
 from services.email_sender.encoder import Encoder
 from services.email_sender.envelope import Announced
 from services.email_sender.failures import ClosedMeanwhileError, ConnectionLostError, RefusedError
@@ -42,7 +42,6 @@ from shared.sending.provider import (
     NotStartedError,
     ignore_change,
 )
-from shared.smtp.replies import Reply
 
 LEAST_STALE_S = 5.0
 # a connection that takes longer than this to open is not counted on: another may be opened
@@ -155,11 +154,11 @@ class Server:
         """Return whether a connection is ready for a message now."""
         return mail.job_id in self._awaiting or bool(self.idle and self._is_fresh(self.idle[-1]))
 
-    async def send(self, delivery: Delivery, admission: Admission) -> Accepted:
-        """Hand over one message admitted by its breaker, after awaiting its start; raises a SendError.
+    async def send(self, delivery: Delivery, admission: Admission) -> None:
+        """Hand over one message admitted by its breaker, after awaiting its start; raises a SendError unless accepted.
 
         If `following` gives the next message, it is announced together with the end of this one. With `proceed` that
-        one is sent too, and so on: the reply and the error are those of the last message.
+        one is sent too, and so on: the error is that of the last message.
         """
         if admission.probe:
             delivery.proceed = None
@@ -167,13 +166,12 @@ class Server:
             async with self._slots:
                 self.active += 1
                 try:
-                    reply = await (self._send_spaced(delivery) if self._rate.applies else self._send(delivery))
+                    await (self._send_spaced(delivery) if self._rate.applies else self._send(delivery))
                 except SendError as error:
                     self._judge(error, admission)
                     raise
                 finally:
                     self.active -= 1
-        return Accepted(self.settings.name, reply)
 
     def _note_accepted(self) -> None:
         self.breaker.worked()
@@ -181,23 +179,25 @@ class Server:
         self._set_aside = ""
         self.refusal = ""
 
-    async def _send_spaced(self, delivery: Delivery) -> Reply:
+    async def _send_spaced(self, delivery: Delivery) -> None:
         granted = delivery.start
         with self._rate.spacing(granted) as spaced:
             delivery.start = spaced
             try:
-                return await self._send(delivery)
+                await self._send(delivery)
             finally:
                 delivery.start = granted
 
-    async def _send(self, delivery: Delivery) -> Reply:
+    async def _send(self, delivery: Delivery) -> None:
         connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()
         while connection is not None:
             try:
-                return await self._exchange(connection, delivery)
+                await self._exchange(connection, delivery)
             except (ConnectionLostError, RefusedError) as error:
                 if not _is_stale(error):
                     raise _translated(error) from error
+            else:
+                return
             # the server had closed it between two messages, which is not a failure of this one
             self._stale_s = min(self._stale_s, max(self._clock() - delivery.rested_from, LEAST_STALE_S))
             connection = self._take_idle()
@@ -208,12 +208,13 @@ class Server:
         delivery.proceed = None
         try:
             with suppress(ClosedMeanwhileError):
-                return await self._exchange(await self._connect(), delivery)
-            return await self._exchange(await self._connect(), delivery)
+                await self._exchange(await self._connect(), delivery)
+                return
+            await self._exchange(await self._connect(), delivery)
         except RefusedError as error:
             raise error.classified() from error
 
-    async def _exchange(self, connection: Connection, delivery: Delivery) -> Reply:
+    async def _exchange(self, connection: Connection, delivery: Delivery) -> None:
         """Hand over one message after the other for as long as each is followed by an announced one."""
         following = None
         if delivery.following is not None and self.chains:
@@ -234,10 +235,10 @@ class Server:
                     raise
                 if not connection.sound:
                     raise ClosedMeanwhileError
-                reply = await connection.send(delivery.mail.envelope, content, delivery.accepted, following)
+                await connection.send(delivery.mail.envelope, content, delivery.accepted, following)
                 self._note_accepted()
-                if not delivery.turn_to_next(reply):
-                    return reply
+                if not delivery.turn_to_next():
+                    return
         finally:
             self._in_use -= 1
             self._keep(connection)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Coroutine, Sequence
 from functools import partial
 
-from services.email_sender.delivery import Accepted, Delivery
+from services.email_sender.delivery import Delivery
 from services.email_sender.encoder import Encoder
 from services.email_sender.failures import ConnectionLostError
 from services.email_sender.message import Mail
@@ -139,8 +139,8 @@ class Servers:
             if not waiting.done():
                 waiting.set_result(None)
 
-    async def send(self, delivery: Delivery) -> Accepted:
-        """Hand over one message to one of the servers; raises a SendError.
+    async def send(self, delivery: Delivery) -> None:
+        """Hand over one message to one of the servers; raises a SendError unless it is accepted.
 
         A server that refuses us is set aside while the others continue; raises StopChannelError once every server
         refuses us. With a single server, the message from `following` is announced ahead of its turn.
@@ -155,13 +155,15 @@ class Servers:
             if admission is None:
                 continue
             try:
-                return await server.send(delivery, admission)
+                await server.send(delivery, admission)
             except ClosedError:
                 tried.remove(server)
             except (UnavailableError, ConnectionLostError) as error:
                 failure = error
             except StopChannelError as error:
                 failure = self._refused_by(server, error)
+            else:
+                return
             finally:
                 if server.lost:
                     server.lost = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -32,7 +32,8 @@ async def at_once() -> None:
 
 
 Noted = Callable[[str, str], None]
-_noted: ContextVar[Noted | None] = ContextVar("acceptance", default=None)
+NOTED: ContextVar[Noted | None] = ContextVar("acceptance", default=None)
+"""What `note_acceptance` calls, in the task that sends the message."""
 
 
 def note_acceptance(message_id: str, words: str) -> None:
@@ -41,19 +42,9 @@ def note_acceptance(message_id: str, words: str) -> None:
     A channel calls this before it does anything else with the acceptance. From here on the message counts as sent,
     whatever is raised. If a channel does not call it, the returned receipt notes the acceptance.
     """
-    noted = _noted.get()
+    noted = NOTED.get()
     if noted is not None:
         noted(message_id, words)
-
-
-def begin_noting(noted: Noted) -> Token[Noted | None]:
-    """Have `note_acceptance` call `noted` in this task until `end_noting`."""
-    return _noted.set(noted)
-
-
-def end_noting(token: Token[Noted | None]) -> None:
-    """Undo the `begin_noting` that returned the token."""
-    _noted.reset(token)
 
 
 class NotStartedError(KurirError):
@@ -98,8 +89,6 @@ class Receipt(msgspec.Struct, frozen=True):
 
     message_id: str
     response: str
-    accepted: tuple[str, ...] = ()
-    rejected: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Make the provider's text legible."""

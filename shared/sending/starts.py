@@ -16,7 +16,7 @@ from shared.clock import Clock
 from shared.queue.leases import Lease
 from shared.sending.holdings import BegunJob
 from shared.sending.pace import Pace
-from shared.sending.provider import Noted, NotStartedError, begin_noting, end_noting
+from shared.sending.provider import NOTED, Noted, NotStartedError
 
 Started = Callable[[BegunJob], None]
 
@@ -43,16 +43,16 @@ class GrantedStart(msgspec.Struct, eq=False):
         """Note the provider's acceptance; from here on the message counts as sent."""
         self.acceptance = (message_id, words)
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         """Note that the channel is asked to send the job."""
         self.asked = True
-        self._begun.taken_at = self._clock.monotonic()
-        self._noting = begin_noting(self.accepted)
+        self._begun.taken_at = now
+        self._noting = NOTED.set(self.accepted)
 
     def end(self) -> None:
         """Note that the channel has answered, or was cut off; must be called in the task that called `begin`."""
         if self._noting is not None:
-            end_noting(self._noting)
+            NOTED.reset(self._noting)
             self._noting = None
         self._begun.taken_at = math.inf
 

@@ -153,8 +153,8 @@ class Worker(Generic[MessageT]):
             if message is None:
                 message = self._rendered_now(attempt.lease.job) or await self._render(attempt.lease)
             attempt.subject = message.subject
-            attempt.started_at = self._parts.clock.monotonic()
-            attempt.start.begin()
+            attempt.started_at = now = self._parts.clock.monotonic()
+            attempt.start.begin(now)
             try:
                 receipt = await self._hand_over(message, attempt.start)
             finally:
@@ -169,7 +169,6 @@ class Worker(Generic[MessageT]):
         if start.acceptance is None:  # the channel did not note it
             start.accepted(receipt.message_id, receipt.response)
         attempt.receipt = receipt
-        self._parts.holdings.pace.sent(self._parts.clock.monotonic() - attempt.started_at - start.waited_s)
 
     def _proceed(self, receipt: Receipt) -> Start | None:
         """Settle the job that was accepted, and turn to the one that the provider has announced (`Proceed`)."""
@@ -185,7 +184,7 @@ class Worker(Generic[MessageT]):
         attempt = self._new_attempt(following.begun)
         attempt.subject = following.message.subject
         self._turn, self._next = attempt, None
-        attempt.start.begin()
+        attempt.start.begin(attempt.started_at)
         return attempt.start
 
     async def _conclude(self, attempt: _Attempt, error: Exception | None) -> None:
@@ -297,25 +296,27 @@ class Worker(Generic[MessageT]):
         self._parts.settler.add(Settlement(outcome.move, late))
         attempt.settled = True
 
-    def _tried(self, attempt: _Attempt) -> Tried:
-        clock = self._parts.clock
-        lasted_s = clock.monotonic() - attempt.started_at - attempt.start.waited_s
-        return Tried(attempt.lease, clock.now_ms(), int(lasted_s * 1000), attempt.subject)
+    def _lasted_s(self, attempt: _Attempt) -> float:
+        return self._parts.clock.monotonic() - attempt.started_at - attempt.start.waited_s
+
+    def _tried(self, attempt: _Attempt, lasted_s: float) -> Tried:
+        return Tried(attempt.lease, self._parts.clock.now_ms(), int(lasted_s * 1000), attempt.subject)
 
     def _accept(self, attempt: _Attempt, acceptance: tuple[str, str]) -> None:
-        tried, receipt = self._tried(attempt), attempt.receipt or Receipt(*acceptance)
-        secrets = self._secrets(attempt.lease)
-        if secrets:
+        parts, lasted_s = self._parts, self._lasted_s(attempt)
+        tried, receipt = self._tried(attempt, lasted_s), attempt.receipt or Receipt(*acceptance)
+        if secrets := self._secrets(attempt.lease):
             receipt = Receipt(receipt.message_id, without(receipt.response, secrets))
         outcome = accepted(tried, receipt)
-        self._parts.holdings.note_acceptance(attempt.begun, short_event(outcome.move.event, tried, receipt))
+        parts.holdings.note_acceptance(attempt.begun, short_event(outcome.move.event, tried, receipt))
         self._settle(attempt, outcome, partial(late_event, tried, receipt))
-        self._parts.consequences.provider_worked()
-        _note(self._parts, tried, outcome)
+        parts.holdings.pace.sent(lasted_s)
+        parts.consequences.provider_worked()
+        _note(parts, tried, outcome)
 
     async def _refuse(self, attempt: _Attempt, error: SendError) -> None:
         """Settle an attempt by its error; pause the channel or blast first, so that no sender begins the job again."""
-        tried = self._tried(attempt)
+        tried = self._tried(attempt, self._lasted_s(attempt))
         if not isinstance(error, UncertainError):
             self._parts.holdings.note_refusal(attempt.begun)
         secrets = self._secrets(tried.lease)

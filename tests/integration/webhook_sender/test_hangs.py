@@ -13,7 +13,7 @@ from services.webhook_sender import addresses
 from services.webhook_sender.addresses import LookUps
 from services.webhook_sender.channel import Delivery
 from shared.errors import SendError, ServerFailedError, UnavailableError
-from shared.sending.provider import begin_noting, end_noting
+from shared.sending.provider import NOTED
 from shared.special_addresses import Allowed
 from tests.awake import awake
 from tests.integration.webhook_sender.endpoints import (
@@ -197,9 +197,9 @@ async def test_acceptance_is_noted_before_the_body_is_read() -> None:
         serving_raw(then_hang(b"HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\n\r\nab")) as url,
         opened(url) as channel,
     ):
-        token = begin_noting(lambda *acceptance: noted.append(acceptance))
+        token = NOTED.set(lambda *acceptance: noted.append(acceptance))
         sending = asyncio.create_task(channel.send(DELIVERY))
-        end_noting(token)
+        NOTED.reset(token)
         await wait_for(lambda: bool(noted), what="the acceptance")
         assert not sending.done()
         sending.cancel()
