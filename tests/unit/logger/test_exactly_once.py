@@ -213,6 +213,23 @@ def test_messages_that_wait_end_together(database: Database) -> None:
     database.counts_agree()
 
 
+def test_what_only_one_row_of_many_has_is_written(database: Database) -> None:
+    """Columns that are NULL in all rows of a statement are left out, those that one row has are not."""
+    many = queued(range(450))
+    many.recipients[399] = msgspec.structs.replace(many.recipients[399], reference="R-399")
+    database.apply(entry(1, many, sent(440), failed(441)))
+    assert database.rows("SELECT id FROM message_logs WHERE reference IS NOT NULL") == [(400,)]
+    assert database.rows("SELECT id FROM message_logs WHERE message_id IS NOT NULL") == [(441,)]
+    assert database.rows("SELECT id FROM message_logs WHERE error_class IS NOT NULL") == [(442,)]
+    database.apply(entry(2, *[sent(index) for index in range(430, 440)], failed(7)))
+    assert database.one("SELECT count(*) FROM message_logs WHERE message_id IS NOT NULL") == 11
+    assert database.rows("SELECT id FROM message_logs WHERE error_class IS NOT NULL ORDER BY id") == [(8,), (442,)]
+    database.apply(entry(3, sent(7, at=90, late=True), sent(441, at=90, late=True)))
+    assert database.one("SELECT count(*) FROM message_logs WHERE error_class IS NOT NULL") == 0
+    assert database.one("SELECT count(*) FROM message_logs WHERE error_message IS NOT NULL") == 0
+    database.counts_agree()
+
+
 def test_a_late_sent_outranks_the_failure_of_its_run(database: Database) -> None:
     """Its dead letter is deleted, so that it cannot be sent again."""
     database.apply(entry(1, queued(), begun(), failed(error_class="uncertain")))
