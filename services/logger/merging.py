@@ -6,7 +6,7 @@ Counts of current states always match the rows; totals of what happened only inc
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,8 +62,8 @@ class Tally:
             counts = self.minutes[minute, channel] = [0] * 6
         return counts
 
-    def count(self, move: Move, n: int) -> None:
-        """Count `n` jobs that made the same move."""
+    def count(self, move: Move, n: int, duration_ms: int = 0) -> None:
+        """Count `n` jobs that made the same move, whose last attempts took this long in all."""
         blast_id, channel, old, new, began, ended = move
         if old != new:
             self.rows[channel, new] += n
@@ -76,7 +76,10 @@ class Tally:
             self.minute(began, channel)[QUEUED] += n
         if ended:
             self.totals[channel, new] += n
-            self.minute(ended, channel)[_MINUTE_FIELDS.get(new, OTHER)] += n
+            counts = self.minute(ended, channel)
+            counts[_MINUTE_FIELDS.get(new, OTHER)] += n
+            if new == "sent":
+                counts[DURATION] += duration_ms
 
 
 @dataclass(slots=True)
@@ -101,8 +104,8 @@ class Merged:
 def merge(changes: Iterable[JobChange], known: Mapping[str, Known], tally: Tally | None = None) -> Merged:
     """Merge each job's change with its row, if it has one; count in `tally`, which has other jobs' counts already."""
     merged = Merged(tally=tally if tally is not None else Tally())
-    # most jobs of a batch make the same few moves, so count each move first
-    moves: dict[Move, int] = {}
+    # most jobs of a batch make the same few moves, so count each move first: its jobs, and how long their attempts took
+    moves: defaultdict[Move, list[int]] = defaultdict(lambda: [0, 0])
     for change in changes:
         row = known.get(change.job_id)
         blast_id, _, channel = change.job_id.split(":", 2)
@@ -124,12 +127,14 @@ def merge(changes: Iterable[JobChange], known: Mapping[str, Known], tally: Tally
             merged.settled.append((change.job_id,))
         ended = 0
         if status in _TERMINAL and (status != old or began):
-            ended = _end(merged.tally, change, channel)
+            ended = change.at_ms // _MINUTE_MS
             merged.ended.append((change, attempts))
         move = (blast_id, channel, old, status, began, ended)
-        moves[move] = moves.get(move, 0) + 1
-    for move, n in moves.items():
-        merged.tally.count(move, n)
+        counted = moves[move]
+        counted[0] += 1
+        counted[1] += change.duration_ms or 0
+    for move, (n, duration_ms) in moves.items():
+        merged.tally.count(move, n, duration_ms)
     return merged
 
 
@@ -166,14 +171,6 @@ def _lag_behind(merged: Merged, change: JobChange, row: Known, blast_id: str, ch
         _keep_letter(merged, change, row.run, blast_id, channel)
 
 
-def _end(tally: Tally, change: JobChange, channel: str) -> int:
-    """Return the minute in which a job ended, and add its send time to that minute."""
-    minute = change.at_ms // _MINUTE_MS
-    if change.status == "sent" and change.duration_ms:
-        tally.minute(minute, channel)[DURATION] += change.duration_ms
-    return minute
-
-
 def _keep_letter(merged: Merged, change: JobChange, run: int, blast_id: str, channel: str) -> None:
     """Keep the whole job of a failed run, if the change has it."""
     if change.letter and change.letter_run == run:
@@ -196,5 +193,7 @@ def _complete(merged: Merged, change: JobChange, row: Known) -> None:
 
 def _recipient(address: str) -> tuple[str | None, str | None, str | None]:
     """Return a recipient's columns: email, phone, and the identity if it differs from the address."""
-    is_email = "@" in address
-    return address if is_email else None, address if address and not is_email else None, other_identity(address)
+    # nearly every address is its own identity, as one sees at once
+    if "@" in address:
+        return address, None, None if address.isascii() and address.islower() else other_identity(address)
+    return None, address or None, other_identity(address)

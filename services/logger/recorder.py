@@ -33,6 +33,7 @@ _GATHER_S = 0.1
 # job events per transaction, which then holds the writer for about 50 ms; a read takes about two transactions' worth
 _WEIGHT = 4000
 _READ_WEIGHT = 2 * _WEIGHT
+_OF_SEVERAL = frozenset({Queued, Begun, Receipts, Swept, SweptRanges})
 _FIRST_PAUSE_S = 0.1
 # how long another logger's entry is not acknowledged until it is taken over; a file's only logger looks for what
 # loggers of PostgreSQL left behind
@@ -354,7 +355,10 @@ def next_limit(entries: Sequence[EventEntry]) -> int:
 
 
 def _weight_of(entry: EventEntry) -> int:
-    return 1 if isinstance(entry.batch, DecodeError) else sum(map(_weight, entry.batch.events))
+    if isinstance(entry.batch, DecodeError):
+        return 1
+    events = entry.batch.events
+    return len(events) + sum([_weight(event) - 1 for event in events if type(event) in _OF_SEVERAL])
 
 
 def _weight(event: Event) -> int:

@@ -33,8 +33,8 @@ _FEWEST_ALIKE = 4
 
 _APPLIED = "INSERT OR IGNORE INTO applied_events VALUES (?, ?, ?)"
 _KNOWN = (
-    "SELECT id, job_id, status, state_rank, run, attempts, created_at, template_name FROM message_logs"
-    " WHERE job_id IN ({})"
+    "SELECT message_logs.id, job_id, status, state_rank, run, attempts, created_at, template_name"
+    " FROM json_each(?) CROSS JOIN message_logs ON job_id = value"
 )
 _COLUMNS = (
     "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
@@ -166,7 +166,7 @@ class SqliteRows:
         """Yield the existing rows of jobs."""
         for start in range(0, len(job_ids), _IDS_A_QUERY):
             some = job_ids[start : start + _IDS_A_QUERY]
-            yield from starmap(Known, connection.execute(_KNOWN.format(",".join("?" * len(some))), some))
+            yield from starmap(Known, connection.execute(_KNOWN, (orjson.dumps(some).decode(),)))
 
     def parts(self, changes: Sequence[JobChange]) -> Sequence[Sequence[JobChange]]:
         """Return all changes as one part."""
