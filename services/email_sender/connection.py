@@ -36,7 +36,7 @@ from shared.smtp.replies import Reply
 # the most that is written to the transport's buffer in one go; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
 QUIT_S = 0.5
-_DATA, _END = b"DATA\r\n", b".\r\n"
+_END = b".\r\n"
 
 
 Following = Callable[[], Announced | None]
@@ -64,6 +64,9 @@ class Connection:
         # kept: up to Python 3.11, `get_running_loop` makes a system call
         self._clock = asyncio.get_running_loop().time
         self._pipelines = False
+        self._takes_sizes = False
+        # whether the server takes 8-bit text (8BITMIME)
+        self.eight_bit = False
 
     def offers(self, extension: str) -> bool:
         """Return whether the server offers an extension (lower case)."""
@@ -107,6 +110,7 @@ class Connection:
             self.abort()
             raise
         self._pipelines = self._smtp.pipelining and self.offers("pipelining")
+        self._takes_sizes, self.eight_bit = self.offers("size"), self.offers("8bitmime")
         self.used_at = self._clock()
 
     async def _connect(self) -> None:
@@ -244,26 +248,26 @@ class Connection:
             if announced is not None:
                 await self._read_welcome()
             elif self._pipelines:
-                self._protocol.write_ahead(b"".join((*self._commands(envelope, content), _DATA)), 3)
+                self._protocol.write_ahead(self._commands(envelope, content), 3)
                 await self._read_welcome()
             else:
                 await self._announce_in_steps(self._commands(envelope, content))
         except LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
 
-    def _commands(self, envelope: Envelope, content: bytes) -> tuple[bytes, bytes]:
-        mail = f"MAIL FROM:<{envelope.sender}>"
-        if self.offers("size"):
-            mail += f" SIZE={len(content)}"
+    def _commands(self, envelope: Envelope, content: bytes) -> bytes:
+        """Return MAIL, RCPT and DATA."""
+        parameters = f" SIZE={len(content)}" if self._takes_sizes else ""
         if not content.isascii():
-            mail += " BODY=8BITMIME"
+            parameters += " BODY=8BITMIME"
         if envelope.utf8:
-            mail += " SMTPUTF8"
-        return f"{mail}\r\n".encode(), f"RCPT TO:<{envelope.recipient}>\r\n".encode()
+            parameters += " SMTPUTF8"
+        return f"MAIL FROM:<{envelope.sender}>{parameters}\r\nRCPT TO:<{envelope.recipient}>\r\nDATA\r\n".encode()
 
-    async def _announce_in_steps(self, commands: tuple[bytes, bytes]) -> None:
+    async def _announce_in_steps(self, commands: bytes) -> None:
         """Send MAIL, RCPT and DATA, each after the reply to the one before."""
-        for stage, line in zip((Stage.MAIL, Stage.RCPT, Stage.DATA), (*commands, _DATA), strict=True):
+        lines = commands.splitlines(keepends=True)
+        for stage, line in zip((Stage.MAIL, Stage.RCPT, Stage.DATA), lines, strict=True):
             self._protocol.write(line)
             response = await self._protocol.read_response(self._smtp.timeouts.command_s)
             if not _welcomes(stage, response):
@@ -329,7 +333,7 @@ class Connection:
                 self._protocol.write_ahead(last + _END, 1)
                 return
             commands = self._commands(ahead.envelope, ahead.content)
-            self._protocol.write_ahead(b"".join((last, _END, *commands, _DATA)), 4)
+            self._protocol.write_ahead(b"".join((last, _END, commands)), 4)
         except LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
         self.announced = ahead

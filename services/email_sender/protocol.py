@@ -71,11 +71,12 @@ class ReplyQueueProtocol(SMTPProtocol):
             self._reader.feed(data, replies)
         except SMTPResponseException as error:
             self._broken = self._broken or error
-        owed = replies[: self._owed]
-        self._owed -= len(owed)
-        self._arrived += owed
-        if len(replies) > len(owed) and self.unsolicited is None:
-            self.unsolicited = replies[len(owed)]
+        owed = self._owed
+        if len(replies) > owed:
+            self.unsolicited = self.unsolicited or replies[owed]
+            del replies[owed:]
+        self._arrived += replies
+        self._owed = owed - len(replies)
         self._wake()
 
     def _break(self, error: Exception) -> None:

@@ -50,8 +50,8 @@ class ReplyReader:
         self._rest = rest[:KEPT_BYTES]
         for line in lines:
             # most replies are of one line, and the server has sent the same before
-            usual = not self._continues and len(line) <= _LONGEST_REPEATED
-            reply = (_single(line) if usual else None) or self._read(line.strip(_BLANK))
+            if self._continues or len(line) > _LONGEST_REPEATED or (reply := _single(line)) is None:
+                reply = self._read(line.strip(_BLANK))
             if reply is not None:
                 replies.append(reply)
         # of the reply that is under way

@@ -231,7 +231,7 @@ class Server:
                 try:
                     await delivery.start()
                 except NotStartedError:
-                    self._encoder.keep(delivery.mail, content, eight_bit=connection.offers("8bitmime"))
+                    self._encoder.keep(delivery.mail, content, eight_bit=connection.eight_bit)
                     raise
                 if not connection.sound:
                     raise ClosedMeanwhileError
@@ -248,7 +248,7 @@ class Server:
         if mail.envelope.utf8 and not connection.offers("smtputf8"):
             raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
         await connection.clear()
-        return await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
+        return await self._encoder.encode(mail, eight_bit=connection.eight_bit)
 
     def _announced(self, connection: Connection, delivery: Delivery, following: NextMail) -> Announced | None:
         """Return a message ready to be announced, None if it must wait for its turn.
@@ -261,7 +261,7 @@ class Server:
             mail = following()
             if mail is None or (mail.envelope.utf8 and not connection.offers("smtputf8")):
                 return None
-            content = self._encoder.encode_at_once(mail, eight_bit=connection.offers("8bitmime"))
+            content = self._encoder.encode_at_once(mail, eight_bit=connection.eight_bit)
             if content is None:
                 return None
             delivery.ahead = mail

@@ -92,6 +92,9 @@ class Receipt(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Make the provider's text legible."""
+        both = self.message_id + self.response
+        if both.isascii() and both.isprintable() and len(both) <= LONGEST_ID:  # nearly always
+            return
         message_id, response = legible(self.message_id, LONGEST_ID), legible(self.response)
         if message_id is not self.message_id:
             msgspec.structs.force_setattr(self, "message_id", message_id)
