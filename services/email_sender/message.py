@@ -42,6 +42,7 @@ _NO_LABEL = re.compile(r"[^A-Za-z0-9]+")
 _LONGEST_LABEL = 63
 _TEXT = b'Content-Type: text/plain; charset="utf-8"'
 _HTML = b'Content-Type: text/html; charset="utf-8"'
+_OWN = b"To: %b\r\nSubject: %b\r\nDate: %b\r\nMessage-ID: <%b>\r\n"
 _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
 # headers of each message, as a signature lists them
 _OWN_NAMES = (b"message-id", b"date", b"subject", b"to", b"from")
@@ -110,12 +111,8 @@ class ReadyBody(msgspec.Struct, frozen=True):
     """A body without files whose parts no server needs encoded; asked as a `Body` is."""
 
     content: bytes
+    size: int
     plain: bool
-
-    @property
-    def size(self) -> int:
-        """The size in bytes."""
-        return len(self.content)
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the content type and body of the whole message."""
@@ -186,22 +183,25 @@ class Frame:
         self._utf8 = not sender.smtp_address.isascii() or (reply_to is not None and not reply_to.smtp_address.isascii())
         self.domain = sender.domain
         self._id = _NO_ATOM.sub("-", blast.blast_id)
-        self._from = b"From: %b\r\nTo: " % mailbox(clean(sender.name), sender.smtp_address, 6)
+        from_line = b"From: %b\r\n" % mailbox(clean(sender.name), sender.smtp_address, 6)
         reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.name), reply_to.smtp_address, 10) if reply_to else b""
-        self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
         self._ready = self._ready_parts()
         self._attached = AttachedFiles(blast.attachments, self._boundary, html=bool(blast.template.html))
         names = (b"X-Kurir-Job", b"X-PM-Metadata-kurir-job") if mail.with_metadata else (b"X-Kurir-Job",)
-        self._job_headers = b"".join(b"%b: %%(job)b\r\n" % name for name in names) + _END_OF_HEADERS
+        job_headers = b"".join(b"%b: %%b\r\n" % name for name in names) + _END_OF_HEADERS
+        self._job_places = len(names)
         to = quote(mail.unsubscribe_to, safe="@+")
         self._by_mail = f",\r\n <mailto:{to}?subject=unsubscribe%20" if to else ""
-        self._list = list_headers(blast, self.domain) if self._marketing else b""
-        last, reply_to_line = _covered_again(self._list + self._job_headers), _covered_again(self._reply_to)
+        about_list = list_headers(blast, self.domain) if self._marketing else b""
+        fixed = [line.replace(b"%", b"%%") for line in (from_line, reply, about_list)]
+        # the headers, with places for those that differ between messages
+        self._head = b"".join((fixed[0], _OWN, fixed[1], b"%b", fixed[2], job_headers))
+        last, reply_to_line = _covered_again(about_list + job_headers), _covered_again(reply)
         unsubscribe = _UNSUBSCRIBE_NAMES if self._marketing else ()
         self._covered_names = (*last.names, *unsubscribe, *reply_to_line.names, *_OWN_NAMES)
         self._covered_last, self._covered_first = last.lines, reply_to_line.lines
-        self._covered_from = _covered_again(self._from.removesuffix(b"To: ")).lines
+        self._covered_from = _covered_again(from_line).lines
 
     def _ready_parts(self) -> ReadyParts | None:
         text = ready_part(_TEXT, self._template.text_interpolation)
@@ -240,22 +240,14 @@ class Frame:
             message_id.encode(),
             self._unsubscribe(url, token) if self._marketing else b"",
         )
-        head = b"".join(
-            (
-                self._from,
-                own.to,
-                b"\r\nSubject: ",
-                own.subject,
-                b"\r\nDate: ",
-                own.date,
-                b"\r\nMessage-ID: <",
-                own.message_id,
-                b">\r\n",
-                self._reply_to,
-                _UNSUBSCRIBE % own.unsubscribe if own.unsubscribe else b"",
-                self._list,
-                self._job_headers % {b"job": job_line},
-            )
+        unsubscribe = _UNSUBSCRIBE % own.unsubscribe if own.unsubscribe else b""
+        head = self._head % (
+            own.to,
+            own.subject,
+            own.date,
+            own.message_id,
+            unsubscribe,
+            *(job_line,) * self._job_places,
         )
         utf8 = self._utf8 or not address.isascii()
         sender = self._return_path(job) if self._mail.bounce_domain else self._sender
@@ -305,7 +297,8 @@ class Frame:
 
     def _ready_body(self, job: Job, parts: ReadyParts, filled: Filled) -> Body | ReadyBody:
         if not self._blast.attachments and not job.recipient.attachments:
-            return ReadyBody(b"".join(filled.pieces), filled.plain)
+            content = b"".join(filled.pieces)
+            return ReadyBody(content, len(content), filled.plain)
         text, *html = parts.apart(filled)
         return self._body(job, text, html[0] if html else None, plain=filled.plain)
 
