@@ -7,6 +7,7 @@ message. These have no locks: one thread both counts and exports.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -23,11 +24,11 @@ class CountTally(Collector):
         self._name = name
         self._documentation = documentation
         self._labels = labels
-        self._counts: dict[Labels, int] = {}
+        self._counts: defaultdict[Labels, int] = defaultdict(int)
 
     def add(self, labels: Labels) -> None:
         """Count one."""
-        self._counts[labels] = self._counts.get(labels, 0) + 1
+        self._counts[labels] += 1
 
     def collect(self) -> Iterable[Metric]:
         """Return the family, in the order in which the labels were first counted."""
@@ -55,7 +56,7 @@ class TimeTally(Collector):
         self._documentation = documentation
         self._labels = labels
         self._bounds = list(bounds)
-        self._times: dict[Labels, _Times] = {}
+        self._times: defaultdict[Labels, _Times] = defaultdict(lambda: _Times(len(bounds)))
 
     def start(self, labels: Labels) -> None:
         """Export a series before its first time is observed."""
@@ -63,15 +64,12 @@ class TimeTally(Collector):
 
     def observe(self, labels: Labels, seconds: float) -> None:
         """Add one time to its bucket: the first one whose bound it does not exceed."""
-        times = self._times.get(labels)
-        if times is None:
-            times = self._times[labels] = _Times(len(self._bounds))
+        times = self._times[labels]
         times.counts[bisect_left(self._bounds, seconds)] += 1
         times.total_s += seconds
 
     def observe_all(self, labels: Labels, every: Sequence[float]) -> None:
         """Add many times at once."""
-        self.start(labels)
         times, ordered, below = self._times[labels], sorted(every), 0
         for bucket, bound in enumerate((*self._bounds, INF)):
             before, below = below, bisect_right(ordered, bound, below)

@@ -324,6 +324,7 @@ class Dispatcher:
         """Hand begun jobs to the workers, and settle, keep or drop the others; return whether anything changed."""
         begun: list[Lease] = []
         moved = False
+        now = clock.monotonic()
         for request, grant in zip(answers.requests, answers.grants, strict=True):
             if not grant.starts:
                 moved |= self._settle_refusal(request.lease, grant, clock)
@@ -332,7 +333,7 @@ class Dispatcher:
             else:
                 # Counted from the answer, a start may be later than the limiter allowed, never earlier.
                 wait_us = grant.after_us - grant.waited_us
-                job = BegunJob(request.lease, clock.monotonic() + wait_us / 1e6, asked_at=answers.asked_at)
+                job = BegunJob(request.lease, now + wait_us / 1e6, asked_at=answers.asked_at)
                 self._add_begun(job, grant, request.late_ms if grant.spaced == "own" else answers.late_ms)
                 begun.append(request.lease)
         self.gates.prepare(begun)

@@ -91,8 +91,7 @@ class Journal:
             self._give_up()
             return -1
         slot = self._free.pop()
-        _LENGTHS.pack_into(self._map, slot + 1, len(name), 0)
-        self._map[slot + _BODY : slot + _BODY + len(name)] = name
+        self._map[slot + 1 : slot + _BODY + len(name)] = _LENGTHS.pack(len(name), 0) + name
         self._map[slot] = _TAKEN
         return slot
 

@@ -77,9 +77,9 @@ class Tried(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The result of an attempt: the move, and the labels for logs and metrics.
+    """The result of an attempt that was not accepted: the move, and the labels for logs and metrics.
 
-    `name` is `sent`, `retrying`, `deferred`, `failed`, `expired` or `returned`; `suppress` is the reason to suppress
+    `name` is `retrying`, `deferred`, `failed`, `expired` or `returned`; `suppress` is the reason to suppress
     the address, "" for none.
     """
 
@@ -131,9 +131,9 @@ _ENDINGS = {
 }
 
 
-def accepted(tried: Tried, receipt: Receipt, *, late: bool = False) -> Outcome:
-    """Return the outcome of a message that the provider accepted."""
-    return Outcome(sent(tried.lease, sent_event(tried, receipt, late=late)), "sent")
+def accepted(tried: Tried, receipt: Receipt) -> Move:
+    """Return the move of a message that the provider accepted."""
+    return sent(tried.lease, sent_event(tried, receipt, late=False))
 
 
 def sent_event(tried: Tried, receipt: Receipt, *, late: bool) -> bytes:

@@ -24,10 +24,10 @@ from shared.errors import (
 from shared.jobs import Job
 from shared.lifecycle import is_stopping
 from shared.logs import get_logger, note
-from shared.queue.leases import Lease
+from shared.queue.leases import Lease, Move
 from shared.sealing import SealError, without
 from shared.sending.holdings import BegunJob
-from shared.sending.outcomes import Outcome, Tried, accepted, late_event, refused, short_event, untouched
+from shared.sending.outcomes import Tried, accepted, late_event, refused, short_event, untouched
 from shared.sending.parts import WorkerParts
 from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Receipt, Start
 from shared.sending.settings import REPEAT
@@ -66,7 +66,7 @@ async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError)
         settled = True
         if outcome.suppress:
             await parts.consequences.suppress(tried.lease.job, outcome.suppress, error.reply or error.message)
-        _note(parts, tried, outcome)
+        _note(parts, tried, outcome.name, outcome.error_class, outcome.code)
     except Exception as unexpected:
         if not settled:
             plain = TransientError(f"{type(error).__name__}, and its outcome could not be determined")
@@ -74,18 +74,18 @@ async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError)
         get_logger().error("outcome_error", job_id=tried.lease.job_id, exc_info=unexpected)
 
 
-def _note(parts: WorkerParts[MessageT], tried: Tried, outcome: Outcome) -> None:
+def _note(parts: WorkerParts[MessageT], tried: Tried, outcome: str, error_class: str = "", code: str = "") -> None:
     job = tried.lease.job
-    parts.observer.attempt(job.channel, outcome.name, outcome.error_class, tried.duration_ms / 1000)
+    parts.observer.attempt(job.channel, outcome, error_class, tried.duration_ms / 1000)
     note(
         "attempt",
         job_id=tried.lease.job_id,
         blast_id=job.blast_id,
         channel=job.channel,
         attempt=tried.lease.attempt,
-        outcome=outcome.name,
-        error_class=outcome.error_class,
-        code=outcome.code,
+        outcome=outcome,
+        error_class=error_class,
+        code=code,
         duration_ms=tried.duration_ms,
     )
 
@@ -222,7 +222,7 @@ class Worker(Generic[MessageT]):
             if acceptance is not None:
                 self._settle(attempt, accepted(tried, Receipt(acceptance[0], "")))
             else:
-                self._settle(attempt, refused(tried, _unexpected(attempt, error), self._parts.policy))
+                self._settle(attempt, refused(tried, _unexpected(attempt, error), self._parts.policy).move)
         _log_unexpected("outcome_error", attempt, error)
 
     def _hand_over(self, message: MessageT, start: Start) -> Awaitable[Receipt]:
@@ -292,8 +292,8 @@ class Worker(Generic[MessageT]):
     def _give_back_lease(self, lease: Lease, reason: str) -> None:
         self._parts.settler.add(Settlement(untouched(lease, self._parts.clock.now_ms(), reason)))
 
-    def _settle(self, attempt: _Attempt, outcome: Outcome, late: Callable[[], bytes] | None = None) -> None:
-        self._parts.settler.add(Settlement(outcome.move, late))
+    def _settle(self, attempt: _Attempt, move: Move, late: Callable[[], bytes] | None = None) -> None:
+        self._parts.settler.add(Settlement(move, late))
         attempt.settled = True
 
     def _lasted_s(self, attempt: _Attempt) -> float:
@@ -307,12 +307,12 @@ class Worker(Generic[MessageT]):
         tried, receipt = self._tried(attempt, lasted_s), attempt.receipt or Receipt(*acceptance)
         if secrets := self._secrets(attempt.lease):
             receipt = Receipt(receipt.message_id, without(receipt.response, secrets))
-        outcome = accepted(tried, receipt)
-        parts.holdings.note_acceptance(attempt.begun, short_event(outcome.move.event, tried, receipt))
-        self._settle(attempt, outcome, partial(late_event, tried, receipt))
+        move = accepted(tried, receipt)
+        parts.holdings.note_acceptance(attempt.begun, short_event(move.event, tried, receipt))
+        self._settle(attempt, move, partial(late_event, tried, receipt))
         parts.holdings.pace.sent(lasted_s)
         parts.consequences.provider_worked()
-        _note(parts, tried, outcome)
+        _note(parts, tried, "sent")
 
     async def _refuse(self, attempt: _Attempt, error: SendError) -> None:
         """Settle an attempt by its error; pause the channel or blast first, so that no sender begins the job again."""
