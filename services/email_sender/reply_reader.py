@@ -15,7 +15,8 @@ from shared.foreign_text import legible
 
 MOST_BYTES = 1024 * 1024
 KEPT_BYTES = 16 * 1024
-_LONGEST_REPEATED = 200
+# a server's replies to the end of a message and to the commands of the next arrive together
+_LONGEST_REPEATED = 800
 INVALID = -1
 _BLANK = b" \t\r\x00"
 _OLD_AUTH = re.compile(r"^\s*auth=", re.IGNORECASE)
@@ -46,11 +47,13 @@ class ReplyReader:
         That raises SMTPResponseException.
         """
         before = len(replies)
-        *lines, rest = (self._rest + data).split(b"\n")
+        arrived = self._rest + data
+        repeated = len(arrived) <= _LONGEST_REPEATED
+        *lines, rest = arrived.split(b"\n")
         self._rest = rest[:KEPT_BYTES]
         for line in lines:
             # most replies are of one line, and the server has sent the same before
-            if self._continues or len(line) > _LONGEST_REPEATED or (reply := _single(line)) is None:
+            if not repeated or self._continues or (reply := _single(line)) is None:
                 reply = self._read(line.strip(_BLANK))
             if reply is not None:
                 replies.append(reply)
