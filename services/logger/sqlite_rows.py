@@ -125,10 +125,10 @@ INSERT INTO api_logs (endpoint, method, ip_address, request_body, response_statu
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _API_MINUTE = """
-INSERT INTO api_minutes (minute, requests, client_errors, server_errors, time_ms, slowest_ms) VALUES (?, 1, ?, ?, ?, ?)
-ON CONFLICT (minute) DO UPDATE SET requests = requests + 1, client_errors = client_errors + excluded.client_errors,
-    server_errors = server_errors + excluded.server_errors, time_ms = time_ms + excluded.time_ms,
-    slowest_ms = max(slowest_ms, excluded.slowest_ms)
+INSERT INTO api_minutes (minute, requests, client_errors, server_errors, time_ms, slowest_ms) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (minute) DO UPDATE SET requests = requests + excluded.requests,
+    client_errors = client_errors + excluded.client_errors, server_errors = server_errors + excluded.server_errors,
+    time_ms = time_ms + excluded.time_ms, slowest_ms = max(slowest_ms, excluded.slowest_ms)
 """
 _SYSTEM = "INSERT INTO system_logs (level, message, metadata, created_at, service) VALUES (?, ?, ?, ?, ?)"
 
@@ -241,16 +241,17 @@ class SqliteRows:
     def write_requests(self, connection: Database, requests: Iterable[ApiRequest]) -> None:
         """Add requests to the API."""
         inserted: list[tuple[int, int]] = []
+        by_minute: dict[int, list[ApiRequest]] = {}
         for one in requests:
             cursor = connection.execute(
                 _REQUEST,
                 (one.endpoint, one.method, one.ip_address, one.body, one.status, one.duration_ms, one.error or None,
                  rfc3339(one.at_ms), one.request_id, one.api_key),
             )  # fmt: skip
-            client, server = 400 <= one.status < 500, one.status >= 500
             minute = one.at_ms // 60_000
-            connection.execute(_API_MINUTE, (minute, client, server, one.duration_ms, one.duration_ms))
+            by_minute.setdefault(minute, []).append(one)
             inserted.append((minute, _id_of(cursor)))
+        connection.executemany(_API_MINUTE, starmap(_api_minute, by_minute.items()))
         connection.executemany(_BOUND_REQUESTS, first_and_last(inserted))
 
     def write_system(self, connection: Database, events: Iterable[SystemEvent]) -> None:
@@ -270,6 +271,14 @@ def rows_of(connection: Database) -> RowWriter:
     if isinstance(connection, sqlite3.Connection):
         return _OWN  # first, because the check of a protocol takes 20 µs
     return connection.rows if isinstance(connection, BringsRows) else _OWN
+
+
+def _api_minute(minute: int, requests: Sequence[ApiRequest]) -> tuple[int, ...]:
+    """Return the row that these requests of a minute add to its counts."""
+    times = [one.duration_ms for one in requests]
+    client = sum(400 <= one.status < 500 for one in requests)
+    server = sum(one.status >= 500 for one in requests)
+    return minute, len(requests), client, server, sum(times), max(times)
 
 
 def _producer(connection: Database, name: str, producers: dict[str, int]) -> int:
