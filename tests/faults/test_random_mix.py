@@ -21,11 +21,17 @@ from tests.faults.oracle import Oracle
 from tests.faults.webhook_client import ENV as WEBHOOK_ENV
 from tests.faults.webhook_client import FAILURES, WebhookClient
 from tests.faults.world import Design, World, running
+from tests.unit.email_sender.keys import pem, rsa_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _SERVICES = frozenset(
     {"ingest", "email_sender", "email_sender-2", "email_sender-3", "whatsapp_sender", "webhook_sender", "logger"}
 )
+_SIGNING = {
+    "KURIR_DKIM_DOMAIN": "example.com",
+    "KURIR_DKIM_SELECTOR": "s1",
+    "KURIR_DKIM_PRIVATE_KEY": pem(rsa_key(1024)),
+}
 
 
 @pytest_asyncio.fixture(
@@ -40,7 +46,7 @@ async def world(form: Form, request: pytest.FixtureRequest) -> AsyncIterator[Wor
     Services that use Sentinels bypass every proxy, and a dead master would be replaced instead of restarted:
     failovers have their own world (`test_replicas.py`).
     """
-    env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_EMAIL_DOMAIN_RATES": f"{LIMITED}=100/1s", **WEBHOOK_ENV}
+    env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_EMAIL_DOMAIN_RATES": f"{LIMITED}=100/1s", **WEBHOOK_ENV, **_SIGNING}
     design = Design(3, whatsapp=True, proxied=_SERVICES, mail_proxy=True, mail_timeout_s=5.0, env=env, replica=True)
     design = replace(design, partitions=request.param)
     async with running(form, design) as world:
@@ -55,6 +61,7 @@ class ServerMix(Mix):
         self._webhooks = webhooks
         self.faults += [
             self.kill_sender,
+            self.kill_signers,
             self.restart_replica,
             self.kill_redis,
             self.lose_replies,
@@ -68,6 +75,12 @@ class ServerMix(Mix):
             self.refuse_webhooks,
             self.refuse_webhooks,
         ]
+
+    async def kill_signers(self) -> None:
+        """The processes that sign for a sender; it signs without them until it has started others."""
+        for process in self.world.children[self.a_sender()].process.children():
+            process.kill()
+        await asyncio.sleep(self.world.form.seconds(1.0))
 
     async def restart_replica(self) -> None:
         """The master takes no writes without its replica."""
