@@ -21,7 +21,7 @@ from shared.jobs import Job
 
 MOST_AHEAD_BYTES = 16 * 1024 * 1024
 _LEAST_BYTES = 4_000
-_AT_ONCE, _AT_ONCE_BYTES = 8, 32 * 1024
+_AT_ONCE, _AT_ONCE_BYTES = 8, 64 * 1024
 
 # blast, index, run: a sender has the jobs of one channel
 _Key = tuple[str, int, int]
