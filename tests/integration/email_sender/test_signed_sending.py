@@ -70,7 +70,7 @@ async def test_killed_signing_processes_cost_no_message(world: World) -> None:
 
         await wait_for(all_sent, what="all messages sent")
         messages = [one.replace(b"\r\n..", b"\r\n.") for one in server.messages if one]
-    assert killed > 1
+    assert killed
     ids = {one.partition(b"X-Kurir-Job: ")[2].partition(b"\r\n")[0] for one in messages}
     assert len(messages) == len(ids) == 400
     for message in messages:
