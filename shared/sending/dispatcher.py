@@ -19,7 +19,7 @@ from shared.sending.outcomes import not_begun_move, unsendable_move, untouched
 from shared.sending.provider import Capacity
 from shared.sending.requests import Requests
 from shared.sending.settings import HOLD, SendingSettings
-from shared.sending.settler import Settlement, Settler
+from shared.sending.settler import Settler
 from shared.sending.shares import Settlers
 
 BUFFER_AHEAD_S = 0.2
@@ -94,7 +94,7 @@ class Dispatcher:
     def give_back_buffer(self) -> None:
         """Give back every job that is buffered and not begun."""
         for lease in self._holdings.take_all():
-            self._settler.add(Settlement(given_back(lease)))
+            self._settler.add(given_back(lease))
 
     async def _wait(self, clock: Clock) -> None:
         wake = self._holdings.wake
@@ -329,7 +329,7 @@ class Dispatcher:
             if not grant.starts:
                 moved |= self._settle_refusal(request.lease, grant, clock)
             elif late and self._conflicts(grant):
-                self._settler.add(Settlement(untouched(request.lease, clock.now_ms(), "another had to be sent alone")))
+                self._settler.add(untouched(request.lease, clock.now_ms(), "another had to be sent alone"))
             else:
                 # Counted from the answer, a start may be later than the limiter allowed, never earlier.
                 wait_us = grant.after_us - grant.waited_us
@@ -366,7 +366,7 @@ class Dispatcher:
                 requests.append(self._asking.make(lease))
             except Exception as error:
                 get_logger().error("begin_error", job_id=lease.job_id, exc_info=error)
-                self._settler.add(Settlement(unsendable_move(lease, error, clock.now_ms())))
+                self._settler.add(unsendable_move(lease, error, clock.now_ms()))
         return requests
 
     def _add_begun(self, begun: BegunJob, grant: Grant, late_ms: int) -> None:
@@ -394,5 +394,5 @@ class Dispatcher:
         if move is None:
             self._holdings.remove([lease])
         else:
-            self._settler.add(Settlement(move))
+            self._settler.add(move)
         return True

@@ -44,7 +44,6 @@ from shared.sending.outcomes import OutcomePolicy, untouched
 from shared.sending.parts import SendObserver, WorkerParts
 from shared.sending.provider import ChainingProvider, MessageT, PreparingProvider, Provider
 from shared.sending.settings import REPEAT, SendingSettings
-from shared.sending.settler import Settlement
 from shared.sending.shares import RETRY_S, Shares
 from shared.sending.takeover import Takeover
 from shared.sending.verdicts import Verdicts, patience_s, suppression_reason
@@ -133,6 +132,7 @@ class SendingLoop(Generic[MessageT]):
             ),
             observer=observer,
             consequences=self,
+            shares=self._shares,
             clock=self._clock,
             verdicts=self._verdicts,
             seal=self._seal,
@@ -265,7 +265,7 @@ class SendingLoop(Generic[MessageT]):
         while not self._holdings.ready.empty():
             begun = self._holdings.ready.get_nowait()
             move = untouched(begun.lease, self._clock.now_ms(), "its sender stopped")
-            self._settler.add(Settlement(move))
+            self._settler.add(move)
         try:
             async with asyncio.timeout(1.0):
                 await self._settler.drained()
@@ -318,14 +318,7 @@ class SendingLoop(Generic[MessageT]):
 
     def lease_fresh(self) -> bool:
         """Return whether the lease was renewed recently enough to begin jobs, in any partition."""
-        return self._shares.lease_fresh(self._clock)
-
-    def lease_held_since(self, moment: float, lease: Lease) -> bool:
-        """Return whether a job granted at a moment may still be sent.
-
-        The sender's lease in the job's partition must be fresh, and must not have lapsed since.
-        """
-        return self._shares.of(lease).keeper.holds(moment, self._clock.monotonic())
+        return self._shares.lease_fresh(self._clock.monotonic())
 
     async def stop_channel(self, error: StopChannelError) -> None:
         """Pause the channel, or the one partition of it that this loop serves, with the provider's reason."""

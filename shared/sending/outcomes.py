@@ -61,6 +61,7 @@ from shared.sending.provider import Receipt
 from shared.sending.settings import REPEAT
 
 _SHORT_CHARS = 80
+_sent_decoder = msgspec.msgpack.Decoder(Sent)
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -133,38 +134,32 @@ _ENDINGS = {
 
 def accepted(tried: Tried, receipt: Receipt) -> Move:
     """Return the move of a message that the provider accepted."""
-    return sent(tried.lease, sent_event(tried, receipt, late=False))
-
-
-def sent_event(tried: Tried, receipt: Receipt, *, late: bool) -> bytes:
-    """Pack the `sent` event; `late` marks an acceptance after the lease was lost."""
-    job = tried.lease.job
-    return pack_event(
-        Sent(
-            tried.at_ms,
-            tried.lease.job_id,
-            job.run,
-            tried.lease.attempt,
-            receipt.message_id,
-            receipt.response,
-            tried.duration_ms,
-            tried.subject,
-            late,
-        )
+    lease = tried.lease
+    event = Sent(
+        tried.at_ms,
+        lease.job_id,
+        lease.job.run,
+        lease.attempt,
+        receipt.message_id,
+        receipt.response,
+        tried.duration_ms,
+        tried.subject,
     )
+    return sent(lease, pack_event(event))
 
 
-def late_event(tried: Tried, receipt: Receipt) -> bytes:
-    """Pack the `sent` event for an acceptance after the lease was lost."""
-    return sent_event(tried, receipt, late=True)
+def late_event(event: bytes) -> bytes:
+    """Return a `sent` event as one of an acceptance after the lease was lost."""
+    return pack_event(msgspec.structs.replace(_sent_decoder.decode(event), late=True))
 
 
-def short_event(event: bytes, tried: Tried, receipt: Receipt) -> bytes:
-    """Return the `sent` event of an acceptance, with its texts cut if it is too long for the journal."""
+def short_event(event: bytes) -> bytes:
+    """Return a `sent` event, with its texts cut if it is too long for the journal."""
     if len(event) <= EVENT_BYTES:
         return event
-    cut = msgspec.structs.replace(tried, subject=tried.subject[:_SHORT_CHARS])
-    return sent_event(cut, Receipt(receipt.message_id, receipt.response[:_SHORT_CHARS]), late=False)
+    whole = _sent_decoder.decode(event)
+    subject, response = whole.subject[:_SHORT_CHARS], whole.response[:_SHORT_CHARS]
+    return pack_event(msgspec.structs.replace(whole, subject=subject, response=response))
 
 
 def refused(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:

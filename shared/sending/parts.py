@@ -8,14 +8,13 @@ from typing import Generic, Protocol
 from shared.clock import Clock
 from shared.errors import StopBlastError, StopChannelError
 from shared.jobs import Job
-from shared.queue.leases import Lease
 from shared.sealing import Seal
 from shared.sending.caches import FileCache, SnapshotCache
 from shared.sending.holdings import Holdings
 from shared.sending.outcomes import OutcomePolicy
 from shared.sending.provider import MessageT, Provider
 from shared.sending.settler import Settler
-from shared.sending.shares import Settlers
+from shared.sending.shares import Settlers, Shares
 from shared.sending.verdicts import Verdicts
 
 
@@ -58,14 +57,6 @@ class Consequences(Protocol):
         """Note that the server works: it accepted a message, or answered why it did not."""
         ...
 
-    def lease_fresh(self) -> bool:
-        """Return whether the lease allows jobs to begin."""
-        ...
-
-    def lease_held_since(self, moment: float, lease: Lease) -> bool:
-        """Return whether a job granted at a moment (monotonic clock) may still be sent."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts(Generic[MessageT]):
@@ -79,6 +70,7 @@ class WorkerParts(Generic[MessageT]):
     policy: OutcomePolicy
     observer: SendObserver
     consequences: Consequences
+    shares: Shares
     clock: Clock
     verdicts: Verdicts
     seal: Seal

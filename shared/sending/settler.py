@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-
-import msgspec
+from collections.abc import Iterator, Sequence
 
 from shared.lifecycle import is_stopping
 from shared.logs import get_logger
 from shared.queue.consumer import Consumer
-from shared.queue.leases import Lease, Move
+from shared.queue.leases import Move
 from shared.sending.holdings import Holdings
+from shared.sending.outcomes import late_event
 
 MOST_AT_ONCE = 500
 MOST_BYTES = 1_000_000  # of jobs and events in one call, because Redis is blocked meanwhile
@@ -28,15 +27,8 @@ STALLED_AFTER_S = 0.5
 """How long a partition may take to answer until its jobs that are to be settled hold up no other partition's."""
 
 
-class Settlement(msgspec.Struct, frozen=True):
-    """A move to carry out; `late_event` packs the `sent` event for an acceptance after the lease was lost."""
-
-    move: Move
-    late_event: Callable[[], bytes] | None = None
-
-
 class Settler:
-    """Collects settlements and carries them out.
+    """Collects the moves that settle jobs, and carries them out.
 
     `one_of_several` says that there are other partitions, whose jobs the sender begins while this one does not answer.
     """
@@ -46,31 +38,31 @@ class Settler:
         self._holdings = holdings
         self.one_of_several = False
         self._stalled = False
-        self._waiting: list[Settlement] = []
+        self._waiting: list[Move] = []
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def add(self, settlement: Settlement) -> None:
-        """Add a settlement; it is carried out after the call under way."""
+    def add(self, move: Move) -> None:
+        """Add a move; it is carried out after the call under way."""
         if not self._waiting:
             self._idle.clear()
             self._arrived.set()
-        self._waiting.append(settlement)
+        self._waiting.append(move)
         if self._stalled:
-            self._holdings.mark_undecided(settlement.move.lease)
+            self._holdings.mark_undecided(move.lease)
 
     async def drained(self) -> None:
-        """Wait until no added settlement is waiting; those set aside after an error do not count."""
+        """Wait until no added move is waiting; those set aside after an error do not count."""
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Carry out settlements until cancelled."""
+        """Carry out moves until cancelled."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                batch: list[Settlement] = []
+                batch: list[Move] = []
                 try:
                     await self._gather()
                     batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
@@ -99,8 +91,8 @@ class Settler:
         if coming > 1:
             await asyncio.sleep(coming / per_s)
 
-    async def _carry_out(self, batch: list[Settlement]) -> None:
-        """Carry out a batch; if that fails, carry out its settlements one by one, so that each fails on its own.
+    async def _carry_out(self, batch: list[Move]) -> None:
+        """Carry out a batch; if that fails, carry out its moves one by one, so that each fails on its own.
 
         A move that was made before the failure makes no change again; its entry is gone, as after a lost lease.
         """
@@ -115,11 +107,11 @@ class Settler:
             for one in batch:
                 await self._carry_out([one])
 
-    async def _settle(self, batch: list[Settlement]) -> None:
+    async def _settle(self, batch: list[Move]) -> None:
         asked_at = time.monotonic()
         stall = self.one_of_several and asyncio.get_running_loop().call_later(STALLED_AFTER_S, self._stall, batch)
         try:
-            done = await self._consumer.settle([one.move for one in batch])
+            done = await self._consumer.settle(batch)
         finally:
             if stall:
                 stall.cancel()
@@ -127,40 +119,40 @@ class Settler:
             self._stalled = False
         else:
             self._holdings.pace.settled(time.monotonic() - asked_at)
-        late: list[tuple[Lease, bytes]] = [
-            (one.move.lease, one.late_event())
-            for one, moved in zip(batch, done, strict=True)
-            if not moved and one.late_event
+        late = [
+            (move.lease, late_event(move.event))
+            for move, moved in zip(batch, done, strict=True)
+            if not moved and move.kind == "sent"
         ]
         if late:
             await self._consumer.sent_late(late)
-        self._holdings.remove(one.move.lease for one in batch)
+        self._holdings.remove(move.lease for move in batch)
 
-    def _stall(self, batch: Sequence[Settlement]) -> None:
+    def _stall(self, batch: Sequence[Move]) -> None:
         """Let jobs that cannot be settled now take no place of others: the provider has answered."""
         self._stalled = True
-        for one in (*batch, *self._waiting):
-            self._holdings.mark_undecided(one.move.lease)
+        for move in (*batch, *self._waiting):
+            self._holdings.mark_undecided(move.lease)
 
-    def _set_aside(self, batch: list[Settlement]) -> None:
-        """Retry settlements that failed after a pause; this sender still holds the jobs, so no other sends them."""
-        for one in batch:
-            asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.add, one)
+    def _set_aside(self, batch: list[Move]) -> None:
+        """Retry moves that failed after a pause; this sender still holds the jobs, so no other sends them."""
+        for move in batch:
+            asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.add, move)
 
 
-def _calls(batch: Sequence[Settlement]) -> Iterator[list[Settlement]]:
-    """Cut a batch into calls of at most MOST_BYTES; a larger settlement has a call of its own."""
-    call: list[Settlement] = []
+def _calls(batch: Sequence[Move]) -> Iterator[list[Move]]:
+    """Cut a batch into calls of at most MOST_BYTES; a larger move has a call of its own."""
+    call: list[Move] = []
     size = 0
-    for one in batch:
-        added = len(one.move.packed) + len(one.move.event)
+    for move in batch:
+        added = len(move.packed) + len(move.event)
         if call and size + added > MOST_BYTES:
             yield call
             call, size = [], 0
-        call.append(one)
+        call.append(move)
         size += added
     yield call
 
 
-def _log_unexpected(event: str, batch: list[Settlement], error: BaseException) -> None:
-    get_logger().error(event, job_id=batch[0].move.lease.job_id, jobs=len(batch), exc_info=error)
+def _log_unexpected(event: str, batch: list[Move], error: BaseException) -> None:
+    get_logger().error(event, job_id=batch[0].lease.job_id, jobs=len(batch), exc_info=error)

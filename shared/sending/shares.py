@@ -17,13 +17,13 @@ from shared.errors import QueueUnavailableError
 from shared.lifecycle import TaskGroup
 from shared.queue.consumer import BeginPolicy, Consumer, WakeUps
 from shared.queue.consumers import Consumers
-from shared.queue.leases import Lease
+from shared.queue.leases import Lease, Move
 from shared.queue.partitions import Partition
 from shared.queue.reaper import Reaper
-from shared.sending.holdings import Holdings
+from shared.sending.holdings import BegunJob, Holdings
 from shared.sending.keeper import Keeper
 from shared.sending.settings import SendingSettings
-from shared.sending.settler import Settlement, Settler
+from shared.sending.settler import Settler
 
 WAKE_UP_BLOCK_MS = 1000
 RETRY_S = 0.5
@@ -87,12 +87,19 @@ class Shares:
             if self._several is not None:
                 self._several.watch_lease(place, partial(share.lease_fresh, clock))
 
-    def lease_fresh(self, clock: Clock) -> bool:
-        """Return whether the lease is fresh in any partition."""
-        now = clock.monotonic()
+    def lease_fresh(self, now: float) -> bool:
+        """Return whether the lease is fresh in any partition, at this moment on the monotonic clock."""
         if self._several is None:
             return self.each[0].keeper.is_fresh(now)
         return any(one.keeper.is_fresh(now) for one in self.each)
+
+    def lease_held(self, begun: BegunJob, now: float) -> bool:
+        """Return whether a begun job may still be sent, at this moment on the monotonic clock.
+
+        The lease in the job's partition must be fresh, and must have held since the job was asked for.
+        """
+        share = self.each[0] if self._several is None else self.of(begun.lease)
+        return share.keeper.holds(begun.asked_at, now)
 
     async def take_leases(self, clock: Clock, prepare: Prepare) -> QueueUnavailableError | None:
         """Take the lease in every partition, once that is prepared; return why Redis does not serve, None if it does.
@@ -148,17 +155,17 @@ class Shares:
 
 
 class Settlers:
-    """Passes each settlement to the settler of its partition, so that one that is away holds up no other."""
+    """Passes each move to the settler of its partition, so that one that is away holds up no other."""
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
 
-    def add(self, settlement: Settlement) -> None:
-        """Add a settlement; it is carried out after the call under way in its partition."""
-        self._shares.of(settlement.move.lease).settler.add(settlement)
+    def add(self, move: Move) -> None:
+        """Add a move; it is carried out after the call under way in its partition."""
+        self._shares.of(move.lease).settler.add(move)
 
     async def drained(self) -> None:
-        """Wait until no added settlement is waiting in any partition; those set aside after an error do not count."""
+        """Wait until no added move is waiting in any partition; those set aside after an error do not count."""
         await asyncio.gather(*(one.settler.drained() for one in self._shares.each))
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 from typing import Generic
-
-import msgspec
 
 from shared.blasts import Blast
 from shared.errors import (
@@ -26,35 +23,11 @@ from shared.lifecycle import is_stopping
 from shared.logs import get_logger, note
 from shared.queue.leases import Lease, Move
 from shared.sealing import SealError, without
-from shared.sending.holdings import BegunJob
-from shared.sending.outcomes import Tried, accepted, late_event, refused, short_event, untouched
+from shared.sending.attempt import Attempt
+from shared.sending.outcomes import Tried, accepted, refused, short_event, untouched
 from shared.sending.parts import WorkerParts
 from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Receipt, Start
 from shared.sending.settings import REPEAT
-from shared.sending.settler import Settlement
-from shared.sending.starts import GrantedStart
-
-
-class NextJob(msgspec.Struct, Generic[MessageT], eq=False):
-    """A job that a worker will send next, and its message once rendered."""
-
-    begun: BegunJob
-    message: MessageT | None = None
-
-
-class _Attempt(msgspec.Struct, eq=False):
-    """An attempt under way; `started_at` is when rendering ended, until then the attempt's start (monotonic clock).
-
-    `lease` is that of the job; `receipt` is what the channel returned.
-    """
-
-    lease: Lease
-    begun: BegunJob
-    start: GrantedStart
-    started_at: float
-    subject: str = ""
-    receipt: Receipt | None = None
-    settled: bool = False
 
 
 async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError) -> None:
@@ -62,7 +35,7 @@ async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError)
     settled = False
     try:
         outcome = refused(tried, error, parts.policy)
-        parts.settler.add(Settlement(outcome.move))
+        parts.settler.add(outcome.move)
         settled = True
         if outcome.suppress:
             await parts.consequences.suppress(tried.lease.job, outcome.suppress, error.reply or error.message)
@@ -70,7 +43,7 @@ async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError)
     except Exception as unexpected:
         if not settled:
             plain = TransientError(f"{type(error).__name__}, and its outcome could not be determined")
-            parts.settler.add(Settlement(refused(tried, plain, parts.policy).move))
+            parts.settler.add(refused(tried, plain, parts.policy).move)
         get_logger().error("outcome_error", job_id=tried.lease.job_id, exc_info=unexpected)
 
 
@@ -96,39 +69,37 @@ class Worker(Generic[MessageT]):
     def __init__(self, parts: WorkerParts[MessageT]) -> None:
         self._parts = parts
         self._chain = parts.provider if isinstance(parts.provider, ChainingProvider) else None
-        self._held_since = parts.consequences.lease_held_since
-        self._started = self._note_start
-        self._next: NextJob[MessageT] | None = None
-        self._turn: _Attempt
+        self._next: Attempt[MessageT] | None = None
+        self._turn: Attempt[MessageT]
 
     async def run(self) -> None:
         """Send ready jobs until cancelled; a hand-over that is cancelled is uncertain."""
         try:
             while True:
-                job, self._next = self._next, None
-                if job is None:
-                    await self._attempt(await self._parts.holdings.next_begun(), None)
-                else:
-                    await self._attempt(job.begun, job.message)
+                attempt, self._next = self._next, None
+                if attempt is None:
+                    begun = await self._parts.holdings.next_begun()
+                    attempt = Attempt(self._parts, begun, begun.lease)
+                await self._attempt(attempt)
         finally:
             if self._next is not None:
                 self._withdraw(self._next.message)
-                self._give_back_lease(self._next.begun.lease, "its sender stopped")
+                self._give_back_lease(self._next.lease, "its sender stopped")
 
-    async def _attempt(self, begun: BegunJob, message: MessageT | None) -> None:
+    async def _attempt(self, attempt: Attempt[MessageT]) -> None:
         """Send one job, and those that are chained to it, and settle their outcomes.
 
         An exception on the way affects only the job whose turn it is.
         """
-        self._parts.holdings.note_taken(begun)
-        self._turn = self._new_attempt(begun)
+        self._turn = attempt
+        self._parts.holdings.note_taken(attempt.begun)
+        attempt.started_at = self._parts.clock.monotonic()
         try:
-            error = await self._send(message)
-            acceptance = self._turn.start.acceptance
-            if error is None and acceptance is not None:
-                self._accept(self._turn, acceptance)
+            answer = await self._send(attempt)
+            if isinstance(answer, Receipt):
+                self._accept(self._turn, answer)
             else:
-                await self._conclude(self._turn, error)
+                await self._conclude(self._turn, answer)
         except asyncio.CancelledError as error:
             if not is_stopping():  # cancelled by its own job: that must not end this worker
                 self._end_unexpected(self._turn, error)
@@ -138,89 +109,68 @@ class Worker(Generic[MessageT]):
         except Exception as error:
             self._end_unexpected(self._turn, error)
 
-    def _new_attempt(self, begun: BegunJob) -> _Attempt:
-        clock = self._parts.clock
-        start = GrantedStart(begun, clock, self._parts.holdings.pace, self._held_since, self._started)
-        return _Attempt(begun.lease, begun, start, clock.monotonic())
-
-    async def _send(self, message: MessageT | None) -> Exception | None:
-        """Render and hand over; return the exception, or None once the provider has accepted the message.
+    async def _send(self, attempt: Attempt[MessageT]) -> Receipt | Exception:
+        """Render and hand over; return the receipt, or the exception if the provider has not accepted the message.
 
         Both are about the job whose turn it is then: the provider may have gone on to further ones (`_proceed`).
         """
-        attempt = self._turn
         try:
-            if message is None:
-                message = self._rendered_now(attempt.lease.job) or await self._render(attempt.lease)
-            attempt.subject = message.subject
-            attempt.started_at = now = self._parts.clock.monotonic()
-            attempt.start.begin(now)
+            if attempt.message is None:
+                attempt.message = self._rendered_now(attempt.lease.job) or await self._render(attempt.lease)
+            attempt.begin(self._parts.clock.monotonic())
             try:
-                receipt = await self._hand_over(message, attempt.start)
+                return await self._hand_over(attempt.message, attempt.start)
             finally:
-                self._turn.start.end()
-            self._note_receipt(self._turn, receipt)
+                self._turn.end()
         except Exception as error:
             return error
-        return None
-
-    def _note_receipt(self, attempt: _Attempt, receipt: Receipt) -> None:
-        start = attempt.start
-        if start.acceptance is None:  # the channel did not note it
-            start.accepted(receipt.message_id, receipt.response)
-        attempt.receipt = receipt
 
     def _proceed(self, receipt: Receipt) -> Start | None:
         """Settle the job that was accepted, and turn to the one that the provider has announced (`Proceed`)."""
         done, following = self._turn, self._next
         if following is None or following.message is None:
             return None
-        done.start.end()
-        self._note_receipt(done, receipt)
+        done.end()
         try:
-            self._accept(done, (receipt.message_id, receipt.response))
+            self._accept(done, receipt)
         except Exception as error:
             self._end_unexpected(done, error)
-        attempt = self._new_attempt(following.begun)
-        attempt.subject = following.message.subject
-        self._turn, self._next = attempt, None
-        attempt.start.begin(attempt.started_at)
-        return attempt.start
+        self._turn, self._next = following, None
+        following.begin(self._parts.clock.monotonic())
+        return following.start
 
-    async def _conclude(self, attempt: _Attempt, error: Exception | None) -> None:
+    async def _conclude(self, attempt: Attempt[MessageT], error: Exception) -> None:
         """Settle by the provider's acceptance if there is one, whatever was raised after it, else by the exception."""
-        if attempt.start.acceptance is not None:
-            if error is not None:
-                _log_unexpected("failed_after_acceptance", attempt, error)
+        if attempt.acceptance is not None:
+            _log_unexpected("failed_after_acceptance", attempt, error)
             if not attempt.settled:
-                self._accept(attempt, attempt.start.acceptance)
+                self._accept(attempt, Receipt(*attempt.acceptance))
         elif isinstance(error, NotStartedError):
             note("not_started", job_id=attempt.lease.job_id, channel=attempt.lease.job.channel, reason=error.reason)
             self._give_back(attempt, error.reason)
         elif isinstance(error, SendError):
             await self._refuse(attempt, error)
-        elif error is not None:
+        else:
             _log_unexpected("attempt_error", attempt, error)
             await self._refuse(attempt, _unexpected(attempt, error))
 
-    async def _end_cancelled(self, attempt: _Attempt) -> None:
+    async def _end_cancelled(self, attempt: Attempt[MessageT]) -> None:
         """Settle an attempt that the end of the sender interrupts."""
         if attempt.settled:
             return
-        if attempt.start.acceptance is not None:
-            self._accept(attempt, attempt.start.acceptance)
+        if attempt.acceptance is not None:
+            self._accept(attempt, Receipt(*attempt.acceptance))
         elif attempt.begun.sending and self._parts.policy.on_uncertain != REPEAT:
             await self._refuse(attempt, UncertainError("cut off by the end of the sender"))
         else:
             self._give_back(attempt, "its sender stopped")
 
-    def _end_unexpected(self, attempt: _Attempt, error: BaseException) -> None:
+    def _end_unexpected(self, attempt: Attempt[MessageT], error: BaseException) -> None:
         """Settle an attempt whose outcome could not be determined or reported, by its acceptance or its error."""
         if not attempt.settled:
-            lease, acceptance = attempt.lease, attempt.start.acceptance
-            tried = Tried(lease, self._parts.clock.now_ms(), 0, "")
-            if acceptance is not None:
-                self._settle(attempt, accepted(tried, Receipt(acceptance[0], "")))
+            tried = Tried(attempt.lease, self._parts.clock.now_ms(), 0, "")
+            if attempt.acceptance is not None:
+                self._settle(attempt, accepted(tried, Receipt(attempt.acceptance[0], "")))
             else:
                 self._settle(attempt, refused(tried, _unexpected(attempt, error), self._parts.policy).move)
         _log_unexpected("outcome_error", attempt, error)
@@ -233,18 +183,20 @@ class Worker(Generic[MessageT]):
     def _take_next(self) -> MessageT | None:
         """Take the job that this worker sends next, so that the provider can announce it, if any."""
         parts = self._parts
-        if self._next is not None or not parts.consequences.lease_fresh():
+        if self._next is not None or not parts.shares.lease_fresh(parts.clock.monotonic()):
             return None
         # in one step: a job that was taken and is not the next one would be nobody's
-        self._next = NextJob(begun) if (begun := parts.holdings.next_begun_that_may_wait()) is not None else None
-        if self._next is None:
+        self._next = following = (
+            Attempt(parts, begun, begun.lease) if (begun := parts.holdings.next_begun_that_may_wait()) else None
+        )
+        if following is None:
             return None
-        parts.holdings.note_taken(self._next.begun)
+        parts.holdings.note_taken(following.begun)
         try:
-            self._next.message = self._rendered_now(self._next.begun.lease.job)
+            following.message = self._rendered_now(following.lease.job)
         except Exception:
             return None  # the job's own attempt will fail the same way and report it
-        return self._next.message
+        return following.message
 
     def _withdraw(self, message: MessageT | None) -> None:
         if self._chain is not None and message is not None:
@@ -276,47 +228,40 @@ class Worker(Generic[MessageT]):
         found = seal.secrets(own) if own else []
         return found + seal.secrets(blast.variables) if blast is not None and blast.variables else found
 
-    def _note_start(self, begun: BegunJob) -> None:
-        parts, job = self._parts, begun.lease.job
-        if begun.latest_start < math.inf and parts.holdings.is_low():
-            parts.holdings.wake.set()  # the provider may be able to start another
-        if begun.lease.attempt == 1:
-            latency_s = max(0.0, (parts.clock.now_ms() - job.enqueued_at_ms) / 1000)
-            parts.observer.queue_latency(job.channel, job.lane, latency_s)
-
-    def _give_back(self, attempt: _Attempt, reason: str) -> None:
+    def _give_back(self, attempt: Attempt[MessageT], reason: str) -> None:
         self._parts.holdings.note_refusal(attempt.begun)
         self._give_back_lease(attempt.lease, reason)
         attempt.settled = True
 
     def _give_back_lease(self, lease: Lease, reason: str) -> None:
-        self._parts.settler.add(Settlement(untouched(lease, self._parts.clock.now_ms(), reason)))
+        self._parts.settler.add(untouched(lease, self._parts.clock.now_ms(), reason))
 
-    def _settle(self, attempt: _Attempt, move: Move, late: Callable[[], bytes] | None = None) -> None:
-        self._parts.settler.add(Settlement(move, late))
+    def _settle(self, attempt: Attempt[MessageT], move: Move) -> None:
+        self._parts.settler.add(move)
         attempt.settled = True
 
-    def _lasted_s(self, attempt: _Attempt) -> float:
-        return self._parts.clock.monotonic() - attempt.started_at - attempt.start.waited_s
+    def _tried(self, attempt: Attempt[MessageT], lasted_s: float) -> Tried:
+        subject = attempt.message.subject if attempt.message is not None else ""
+        return Tried(attempt.lease, self._parts.clock.now_ms(), int(lasted_s * 1000), subject)
 
-    def _tried(self, attempt: _Attempt, lasted_s: float) -> Tried:
-        return Tried(attempt.lease, self._parts.clock.now_ms(), int(lasted_s * 1000), attempt.subject)
-
-    def _accept(self, attempt: _Attempt, acceptance: tuple[str, str]) -> None:
-        parts, lasted_s = self._parts, self._lasted_s(attempt)
-        tried, receipt = self._tried(attempt, lasted_s), attempt.receipt or Receipt(*acceptance)
+    def _accept(self, attempt: Attempt[MessageT], receipt: Receipt) -> None:
+        """Settle an attempt by the provider's acceptance."""
+        if attempt.acceptance is None:  # the channel did not note it
+            attempt.accepted(receipt.message_id, receipt.response)
+        parts, lasted_s = self._parts, attempt.lasted_s()
+        tried = self._tried(attempt, lasted_s)
         if secrets := self._secrets(attempt.lease):
             receipt = Receipt(receipt.message_id, without(receipt.response, secrets))
         move = accepted(tried, receipt)
-        parts.holdings.note_acceptance(attempt.begun, short_event(move.event, tried, receipt))
-        self._settle(attempt, move, partial(late_event, tried, receipt))
+        parts.holdings.note_acceptance(attempt.begun, short_event(move.event))
+        self._settle(attempt, move)
         parts.holdings.pace.sent(lasted_s)
         parts.consequences.provider_worked()
         _note(parts, tried, "sent")
 
-    async def _refuse(self, attempt: _Attempt, error: SendError) -> None:
+    async def _refuse(self, attempt: Attempt[MessageT], error: SendError) -> None:
         """Settle an attempt by its error; pause the channel or blast first, so that no sender begins the job again."""
-        tried = self._tried(attempt, self._lasted_s(attempt))
+        tried = self._tried(attempt, attempt.lasted_s())
         if not isinstance(error, UncertainError):
             self._parts.holdings.note_refusal(attempt.begun)
         secrets = self._secrets(tried.lease)
@@ -334,10 +279,10 @@ class Worker(Generic[MessageT]):
                 await conclude(self._parts, tried, weighed)
         if isinstance(error, UnavailableError) or (isinstance(error, ServerFailedError) and error.in_trouble):
             consequences.provider_failed()
-        elif attempt.start.asked and not isinstance(error, UncertainError | StopChannelError | ServerFailedError):
+        elif attempt.asked and not isinstance(error, UncertainError | StopChannelError | ServerFailedError):
             consequences.provider_worked()
 
-    async def _weigh(self, attempt: _Attempt, tried: Tried, error: SendError) -> SendError | None:
+    async def _weigh(self, attempt: Attempt[MessageT], tried: Tried, error: SendError) -> SendError | None:
         """Return the error to settle by; None for a refusal that is held until it is clear whom it concerns."""
         if not isinstance(error, PermanentError) or error.refusal is None:
             return error
@@ -350,11 +295,11 @@ class Worker(Generic[MessageT]):
         return weighed
 
 
-def _unexpected(attempt: _Attempt, error: BaseException) -> SendError:
+def _unexpected(attempt: Attempt[MessageT], error: BaseException) -> SendError:
     """Return an unexpected error as UncertainError if the hand-over had started, else as TransientError."""
     kind = UncertainError if attempt.begun.sending else TransientError
     return kind(f"{type(error).__name__}: {error}")
 
 
-def _log_unexpected(event: str, attempt: _Attempt, error: BaseException) -> None:
+def _log_unexpected(event: str, attempt: Attempt[MessageT], error: BaseException) -> None:
     get_logger().error(event, job_id=attempt.lease.job_id, error=type(error).__name__, exc_info=error)

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
-from shared.sending.starts import GrantedStart
+from shared.sending.attempt import Attempt
 from shared.sending.worker import Worker
 
 _ROOT = Path(__file__).parents[3]
@@ -68,14 +68,14 @@ def _of_the_job() -> bool:
 @contextmanager
 def mutated(mutation: Mutation) -> Iterator[None]:
     """Trace while the block runs, from an acceptance on, until the same worker starts to hand over another message."""
-    accepted, started, before = GrantedStart.accepted, GrantedStart.__call__, sys.gettrace()
+    accepted, started, before = Attempt.accepted, Attempt.start, sys.gettrace()
     attempt = Worker._attempt
 
-    def hear(start: GrantedStart, message_id: str, words: str) -> None:
-        accepted(start, message_id, words)
+    def hear(begun: Attempt[Any], message_id: str, words: str) -> None:
+        accepted(begun, message_id, words)
         mutation.heard = True
 
-    async def start(begun: GrantedStart) -> None:
+    async def start(begun: Attempt[Any]) -> None:
         await started(begun)
         mutation.heard = False
 
@@ -85,8 +85,8 @@ def mutated(mutation: Mutation) -> Iterator[None]:
 
     # lines count from the acceptance on; the failure of a later hand-over has its own consequences
     with (
-        patch.object(GrantedStart, "accepted", hear),
-        patch.object(GrantedStart, "__call__", start),
+        patch.object(Attempt, "accepted", hear),
+        patch.object(Attempt, "start", start),
         patch.object(Worker, "_attempt", begin),
     ):
         sys.settrace(mutation.trace)

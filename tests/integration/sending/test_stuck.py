@@ -10,10 +10,10 @@ import pytest
 
 from shared.clock import SystemClock
 from shared.lifecycle import Stop
+from shared.queue.leases import Move
 from shared.sending.keeper import StuckError
 from shared.sending.loop import SendingLoop
 from shared.sending.provider import Receipt, RenderedMessage
-from shared.sending.settler import Settlement
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider, RememberedAttempts, accept
 from tests.integration.sending.running import SETTINGS
@@ -31,7 +31,7 @@ class MuchLater(SystemClock):
 async def test_only_what_is_being_sent_can_be_stuck(world: World) -> None:
     """A hanging send is detected; a sent job waits to be settled for as long as Redis is away (attacks G2)."""
     await world.given(1)
-    answer, settlements = asyncio.Event(), list[Settlement]()
+    answer, settlements = asyncio.Event(), list[Move]()
 
     async def hang(message: RenderedMessage) -> Receipt:
         await answer.wait()

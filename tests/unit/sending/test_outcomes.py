@@ -23,7 +23,7 @@ from shared.jobs import unpack_job
 from shared.queue.leases import Lease
 from shared.retry import RetryPolicy
 from shared.sending.journal import EVENT_BYTES
-from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, refused, sent_event, short_event, untouched
+from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, late_event, refused, short_event, untouched
 from shared.sending.provider import Receipt
 from tests.unit.sending.leases import lease_of
 
@@ -254,8 +254,8 @@ def test_a_channel_may_keep_no_dead_letters(error: SendError, lease: Lease) -> N
 def test_every_acceptance_fits_into_the_journal(subject: str, response: str) -> None:
     """G2: an acceptance that the journal cannot note would be repeated; its texts are cut, its Message-ID is not."""
     tried, receipt = Tried(lease_of(), 10_000, 5, subject), Receipt(f"<{'m' * 100}@example.com>", response)
-    whole = sent_event(tried, receipt, late=False)
-    event = short_event(whole, tried, receipt)
+    whole = accepted(tried, receipt).event
+    event = short_event(whole)
     assert len(event) <= EVENT_BYTES < len(whole)
     found = msgspec.msgpack.decode(event, type=Sent)
     assert found.message_id == receipt.message_id
@@ -266,6 +266,12 @@ def test_every_acceptance_fits_into_the_journal(subject: str, response: str) -> 
 
 def test_a_short_acceptance_is_noted_as_it_is() -> None:
     """What fits is not cut."""
-    tried, receipt = Tried(lease_of(), 10_000, 5, "Hello"), Receipt("<1>", "250 ok")
-    event = sent_event(tried, receipt, late=False)
-    assert short_event(event, tried, receipt) is event
+    event = accepted(Tried(lease_of(), 10_000, 5, "Hello"), Receipt("<1>", "250 ok")).event
+    assert short_event(event) is event
+
+
+def test_a_late_acceptance_says_only_that_it_is_late() -> None:
+    """All else is that of the acceptance: the reply, the subject and the attempt."""
+    event = accepted(Tried(lease_of(), 10_000, 5, "Hello"), Receipt("<1>", "250 ok")).event
+    whole, late = (msgspec.msgpack.decode(one, type=Sent) for one in (event, late_event(event)))
+    assert late == msgspec.structs.replace(whole, late=True)

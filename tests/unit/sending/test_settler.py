@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
+from shared.events import Sent
 from shared.lifecycle import end_tasks
 from shared.queue.consumer import Consumer
 from shared.queue.leases import Lease, Move, sent
 from shared.sending.holdings import BegunJob, Holdings
 from shared.sending.journal import Journal, Owner
+from shared.sending.outcomes import Tried, accepted
 from shared.sending.pace import Pace
-from shared.sending.settler import MOST_AT_ONCE, Settlement, Settler
+from shared.sending.provider import Receipt
+from shared.sending.settler import MOST_AT_ONCE, Settler
 from tests.servers import PATIENCE_S, wait_for
 from tests.unit.sending.leases import lease_of
 
@@ -35,7 +39,7 @@ class SlowConsumer:
         return [self.held] * len(moves)
 
     async def sent_late(self, accepted: Sequence[tuple[Lease, bytes]]) -> list[bool]:
-        self.late += [lease for lease, event in accepted if event == b"late"]
+        self.late += [lease for lease, event in accepted if msgspec.msgpack.decode(event, type=Sent).late]
         return [True] * len(accepted)
 
 
@@ -47,7 +51,7 @@ async def settled(consumer: SlowConsumer, count: int) -> Holdings:
     for index in range(count + 1):
         lease = lease_of(index)
         holdings.add_fetched(lease)
-        settler.add(Settlement(sent(lease, b"event"), lambda: b"late"))
+        settler.add(accepted(Tried(lease, 10_000, 5, "Hello"), Receipt("<1>", "250 ok")))
         if index == 0:
             await asyncio.sleep(0)
     consumer.go.set()
@@ -86,7 +90,7 @@ async def test_outcomes_are_gathered_while_many_are_to_come(
     settler = Settler(cast("Consumer", consumer), holdings)
     running = asyncio.create_task(settler.run())
     for index in range(2):
-        settler.add(Settlement(sent(lease_of(index), b"event")))
+        settler.add(sent(lease_of(index), b"event"))
         for _ in range(3):  # the turns of the loop until the settler has asked, or waits
             await asyncio.sleep(0)
     async with asyncio.timeout(PATIENCE_S):
@@ -104,7 +108,7 @@ async def test_a_call_carries_about_a_megabyte() -> None:
     settler = Settler(cast("Consumer", consumer), Holdings())
     sizes = [(400_000, 0), (0, 400_000), (300_000, 0), (5_000_000, 0), (0, 0), (600_000, 300_000), (200_000, 0)]
     for index, (packed, event) in enumerate(sizes):
-        settler.add(Settlement(Move("later", lease_of(index), b"e" * event, "", b"p" * packed)))
+        settler.add(Move("later", lease_of(index), b"e" * event, "", b"p" * packed))
     running = asyncio.create_task(settler.run())
     async with asyncio.timeout(PATIENCE_S):
         await settler.drained()
@@ -131,15 +135,15 @@ async def test_jobs_of_a_partition_that_does_not_answer_take_no_place(monkeypatc
         lease = lease_of(index)
         holdings.add_fetched(lease)
         holdings.add_begun(BegunJob(lease, 0.0, alone=index == 0))
-    settler.add(Settlement(sent(lease_of(0), b"event")))
+    settler.add(sent(lease_of(0), b"event"))
     await wait_for(lambda: holdings.in_flight_count == 2)
     assert not holdings.any_alone()
-    settler.add(Settlement(sent(lease_of(1), b"event")))
+    settler.add(sent(lease_of(1), b"event"))
     assert holdings.in_flight_count == 1
     consumer.go.set()
     await settler.drained()
     assert holdings.in_flight_count == 1
     assert list(holdings.in_flight) == [lease_of(2).key]
-    settler.add(Settlement(sent(lease_of(2), b"event")))
+    settler.add(sent(lease_of(2), b"event"))
     assert holdings.in_flight_count == 1
     await end_tasks([running])
