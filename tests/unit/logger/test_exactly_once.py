@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.logger.postgres.connecting import PostgresDatabase
-from shared.events import BlastChannelEnded, Deferred, Ended, Event, Processing, Retrying, Returned, Swept, SweptRanges
+from shared.events import (
+    BlastChannelEnded,
+    Deferred,
+    Ended,
+    Event,
+    Processing,
+    Queued,
+    Retrying,
+    Returned,
+    Swept,
+    SweptRanges,
+)
 from shared.queue.event_log import EventEntry
 from tests.unit.logger.database import (
     FEWER_ORDERS,
@@ -28,6 +39,7 @@ from tests.unit.logger.database import (
     failed,
     job,
     queued,
+    queued_phones,
     sent,
 )
 
@@ -299,9 +311,29 @@ def test_a_queued_event_that_arrives_last_completes_the_row(database: Database) 
     ]
 
 
+def test_rows_that_are_written_together_are_those_written_alone(make_database: MakeDatabase) -> None:
+    """Columns with one value in all rows of a statement are given once; no row gets the value of another."""
+    events: list[Event] = [queued(range(start, start + 30), f"b{start // 90}", at=start) for start in range(0, 600, 30)]
+    events += [queued_phones(range(10)), sent(3, "b0"), failed(4, "b0"), sent(599, "b6", attempt=2)]
+    alone = [
+        msgspec.structs.replace(event, recipients=[one]) if isinstance(event, Queued) else event
+        for event in events
+        for one in (event.recipients if isinstance(event, Queued) else [None])
+    ]
+    found = []
+    for entries in ([entry(1, *events)], [entry(number, event) for number, event in enumerate(alone)]):
+        database = make_database()
+        for one in entries:
+            database.apply(one)
+        database.counts_agree()
+        found.append(database.rows("SELECT * FROM message_logs ORDER BY job_id"))
+    assert found[0] == found[1]
+    assert len(found[0]) == 610
+
+
 def test_batches_of_any_size_are_written_whole_and_in_order(database: Database) -> None:
     """Rows are inserted by statements for many rows; what is left over is not lost, nor written twice."""
-    for number, size in enumerate((1, 39, 40, 41, 399, 400, 441, 885), 1):
+    for number, size in enumerate((1, 4, 5, 49, 50, 56, 499, 500, 556, 1061), 1):
         database.apply(entry(number, queued(range(size), f"b{number}")))
         rows = database.rows("SELECT job_id FROM message_logs WHERE blast_id = ? ORDER BY id", f"b{number}")
         assert rows == [(f"b{number}:{index}:email",) for index in range(size)]
