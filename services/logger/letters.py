@@ -53,8 +53,9 @@ def failed_jobs(entries: Sequence[EventEntry]) -> list[Job]:
 
 def _failed(entries: Sequence[EventEntry]) -> Iterator[Job]:
     for entry in entries:
-        for event in () if isinstance(entry.batch, DecodeError) else entry.batch.events:
-            if isinstance(event, Ended) and event.status == "failed" and event.job:
+        events = () if isinstance(entry.batch, DecodeError) else entry.batch.events
+        for event in [one for one in events if type(one) is Ended]:  # of nearly all batches none
+            if event.status == "failed" and event.job:
                 try:
                     yield unpack_job(event.job)
                 except DecodeError:

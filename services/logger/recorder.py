@@ -3,6 +3,7 @@
 While Redis is away, the disk is full or the file is locked, it keeps trying with backoff and reports the reason in the
 service's health; events wait in Redis until then. Reading is one batch ahead of writing. When there is little to do,
 the recorder waits a moment so that batches grow: a message that is queued, begun and sent in that time is written once.
+It waits longer while many events arrive, since each transaction costs as much as a hundred of them.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from shared.errors import DecodeError, QueueUnavailableError
 from shared.events import Begun, Event, Queued, Receipts, Swept, SweptRanges
 from shared.lifecycle import Stop, TaskGroup
 from shared.logs import get_logger
-from shared.queue.event_log import EventEntry, EventLog
+from shared.queue.event_log import Before, EventEntry, EventLog
 from shared.web import Health
 
 log = get_logger()
 
 _FEWEST_ENTRIES, _MOST_ENTRIES = 20, 500
 _BLOCK_S = 1.0
-_GATHER_S = 0.1
+# for how long batches grow after a read of few events, and of many
+_GATHER_S, _GATHER_MANY_S, _MANY = 0.1, 0.25, 100
 # job events per transaction, which then holds the writer for about 50 ms; a read takes about two transactions' worth
 _WEIGHT = 4000
 _READ_WEIGHT = 2 * _WEIGHT
@@ -122,7 +124,7 @@ class Recorder:
                 continue
             pause_s = _FIRST_PAUSE_S
             if entries and len(entries) < limit:
-                await self._pause(_GATHER_S)
+                await self._pause(gather_s(entries))
             limit = next_limit(entries)
         await batches.put(None)
 
@@ -180,7 +182,7 @@ class Recorder:
             return await self._record(entries[:middle]) and await self._record(entries[middle:])
         if applied is None:
             return False
-        await self._settle(entries, applied)
+        await self._settle(entries, applied, self._forget_files if failed else None)
         return True
 
     async def _record_apart(self, entries: Sequence[EventEntry]) -> bool:
@@ -237,7 +239,7 @@ class Recorder:
         if kept is None:
             return False
         self.state.set_aside += 1
-        await self._settle([entry], kept)
+        await self._settle([entry], kept, self._forget_files)
         return True
 
     async def _persist(self, work: Work[ResultT]) -> ResultT | None:
@@ -273,14 +275,17 @@ class Recorder:
         self._health.report("database", f"events cannot be written and wait in Redis: {error.reason}")
         log.warning("writing events failed; trying again", reason=error.reason)
 
-    async def _settle(self, entries: Sequence[EventEntry], applied: Applied) -> None:
-        """Acknowledge written entries; if Redis is away they are read again later and found to be applied."""
+    async def _settle(self, entries: Sequence[EventEntry], applied: Applied, before: Before | None) -> None:
+        """Acknowledge written entries; if Redis is away they are read again later and found to be applied.
+
+        `before` is called first with the entries of each stream.
+        """
         self.state.events += applied.events
         self.state.repeated += applied.repeated
         self.state.set_aside += sum(isinstance(entry.unread or entry.batch, DecodeError) for entry in entries)
         self._on_written(applied.written)
         try:
-            await self._events.ack(entries, self._forget_files)
+            await self._events.ack(entries, before)
         except QueueUnavailableError as error:
             self._health.report("redis", str(error))
             self._unacknowledged = True
@@ -352,6 +357,11 @@ def next_limit(entries: Sequence[EventEntry]) -> int:
         return _FEWEST_ENTRIES
     average = max(1, sum(map(_weight_of, entries)) // len(entries))
     return min(max(_READ_WEIGHT // average, _FEWEST_ENTRIES), _MOST_ENTRIES)
+
+
+def gather_s(entries: Sequence[EventEntry]) -> float:
+    """Return for how many seconds batches may grow before the next read, from how much was just read."""
+    return _GATHER_MANY_S if sum(map(_weight_of, entries)) >= _MANY else _GATHER_S
 
 
 def _weight_of(entry: EventEntry) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.logger.recorder import in_transactions, next_limit
+from services.logger.recorder import gather_s, in_transactions, next_limit
 from shared.events import Swept, SweptRanges
 from tests.unit.logger.database import START_MS, begun_together, entry, job, queued, sent
 
@@ -36,3 +36,10 @@ def test_the_size_of_reads_follows_the_weight_of_entries() -> None:
     assert next_limit([entry(1, swept(500))]) == 20
     assert next_limit([entry(1, sent())]) == 500
     assert next_limit([entry(1, *[sent(index) for index in range(50)])]) == 160
+
+
+def test_batches_grow_for_longer_while_many_events_arrive() -> None:
+    """Few messages are written as soon as before; the events of a large blast take fewer transactions."""
+    assert gather_s([entry(1, queued()), entry(2, sent())]) == 0.1
+    assert gather_s([entry(1, *[sent(index) for index in range(99)])]) == 0.1
+    assert gather_s([entry(1, *[sent(index) for index in range(60)]), entry(2, begun_together(range(40)))]) == 0.25
