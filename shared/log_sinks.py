@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ class LogFile(logging.handlers.WatchedFileHandler):
         except OSError as error:
             raise SettingsError([f"cannot write the log file {path}: {error.strerror}"]) from error
 
-    def add(self, line: bytes) -> int:
-        """Buffer a line, which `flush` writes; return how many wait to be written."""
-        self._lines.append(line)
+    def add(self, lines: Sequence[bytes]) -> int:
+        """Buffer lines, which `flush` writes; return how many wait to be written."""
+        self._lines += lines
         return len(self._lines)
 
     def flush(self) -> None:

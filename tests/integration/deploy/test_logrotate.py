@@ -43,7 +43,7 @@ def test_services_follow_a_rotation(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     folder.mkdir(mode=0o750)
     log = LogFile(folder / "combined.log")
-    log.add(b"before\n")
+    log.add([b"before\n"])
     log.flush()
     text = (ROOT / "deploy" / "logrotate.conf").read_text()
     text = re.sub(r"(?m)^/.*\*\.log\n", "", text)
@@ -61,7 +61,7 @@ def test_services_follow_a_rotation(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stdout
     assert "error" not in ran.stdout.lower(), ran.stdout
-    log.add(b"after\n")
+    log.add([b"after\n"])
     log.close()
     rotated = sorted(path.name for path in folder.iterdir())
     assert rotated == ["combined.log", "combined.log.1"], ran.stdout
