@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 import orjson
@@ -32,8 +32,6 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _LEVEL_OF_METHOD = {"exception": "error", "fatal": "critical", "warn": "warning"}
 _FLUSH_EVERY_S = 0.1
 _FLUSH_LINES = 256
-# the keys of the head of a line
-_HEAD_KEYS = frozenset({"at", "level", "service"})
 
 
 def get_logger() -> FilteringBoundLogger:
@@ -113,7 +111,6 @@ class LogPipeline:
         self._errors = LogFile(folder / "error.log") if folder is not None else None
         self._production = settings.production
         self._notes = _LEVELS[settings.log_level] <= _LEVELS["info"]
-        self._note_head = (-1, b"")
         # the lines of level info that are not rendered yet: when, and the fields
         self._noted: list[tuple[float, EventDict]] = []
         shown_from = _LEVELS.get(settings.console, 100)
@@ -165,7 +162,7 @@ class LogPipeline:
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        lines = [self._note_line(now, fields) for now, fields in noted]
+        lines = self._note_lines(noted)
         if self._combined is not None:
             self._combined.add(lines)
         if self._production:
@@ -175,19 +172,24 @@ class LogPipeline:
             for _, fields in noted:
                 self._console.show("info", _LEVELS["info"], self._service, fields)
 
-    def _note_line(self, now: float, fields: EventDict) -> bytes:
-        """Return the line that `_render` returns, from a prepared head."""
-        try:
-            written = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-        except TypeError:  # values that `_render` writes in another way
-            return _render(now, "info", self._service, fields)
-        if not _HEAD_KEYS.isdisjoint(fields):
-            return _render(now, "info", self._service, fields)
-        second, ms = divmod(int(now * 1000), 1000)
-        head = self._note_head
-        if second != head[0]:
-            head = self._note_head = (second, _note_head(second, self._service))
-        return head[1] % (ms, written[1:])
+    def _note_lines(self, noted: Sequence[tuple[float, EventDict]]) -> list[bytes]:
+        """Return the lines that `_render` returns; those of one millisecond share their head."""
+        lines: list[bytes] = []
+        head, head_ms = b"", -1
+        for now, fields in noted:
+            ms = int(now * 1000)
+            if ms != head_ms:
+                head, head_ms = _head(ms, "info", self._service), ms
+            try:
+                written = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+            except TypeError:  # values that `_render` writes in another way
+                lines.append(_render(now, "info", self._service, fields))
+                continue
+            if "at" in fields or "level" in fields or "service" in fields:  # they replace those of the head
+                lines.append(_render(now, "info", self._service, fields))
+            else:
+                lines.append(head + written[1:])
+        return lines
 
     def flush(self) -> None:
         """Write the buffered lines."""
@@ -225,11 +227,9 @@ class LogPipeline:
         self.flush()
 
 
-def _note_head(second: int, service: str) -> bytes:
-    """Return the pattern of the lines of level info of one second, with places for the milliseconds and the fields."""
-    at = rfc3339(second * 1000).removesuffix("000Z")
-    name = orjson.dumps(service).replace(b"%", b"%%")
-    return b'{"at":"%b%%03dZ","level":"info","service":%b,%%b' % (at.encode("ascii"), name)
+def _head(ms: int, level: str, service: str) -> bytes:
+    """Return the beginning of a line, up to its own fields."""
+    return orjson.dumps({"at": rfc3339(ms), "level": level, "service": service})[:-1] + b","
 
 
 class _StandardHandler(logging.Handler):

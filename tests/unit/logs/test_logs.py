@@ -82,7 +82,8 @@ def test_note_writes_any_value_as_the_logger_does(now: float, fields: dict[str, 
     pipeline = LogPipeline('a "100 %" service', read_common(EnvReader({"KURIR_LOG_DIR": "off"}), 0), None)
     fields["event"] = "attempt"
     for moment in (now, now + 0.1234):
-        assert pipeline._note_line(moment, fields) == _render(moment, "info", 'a "100 %" service', fields)
+        line = _render(moment, "info", 'a "100 %" service', fields)
+        assert pipeline._note_lines([(moment, fields)] * 2) == [line] * 2
 
 
 def test_note_respects_the_level(configure: Configure, tmp_path: Path) -> None:
