@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import msgspec
 from aiosmtplib import SMTPResponse
 
 from services.email_sender.message import Mail
@@ -13,11 +13,14 @@ from shared.sending.provider import Proceed, Receipt, Start, at_once, note_accep
 NextMail = Callable[[], Mail | None]
 
 
-class Delivery(msgspec.Struct):
+@dataclass(slots=True, eq=False)
+class Delivery:
     """One message to send, the start to await before any of it is sent, and the source of the next message.
 
     With `proceed` the message from `following` takes its place once it was accepted. `ahead` is that message, if it was
     announced; `words` is the reply that accepted the message; `rested_from` is since when the connection had been idle.
+
+    A dataclass, since one is made for many messages: setting a field of a struct of msgspec takes ten times as long.
     """
 
     mail: Mail

@@ -39,7 +39,8 @@ class Encoder:
     """
 
     def __init__(self, keys: KeyRing) -> None:
-        self._keys = keys
+        # the keys that sign messages from a domain
+        self.keys_of = keys.for_domain
         self._any_rsa = any(key.is_rsa for key in keys.keys)
         self._signers = Signers(keys.keys)
         self._unsent: TTLCache[tuple[str, bool], bytes] = TTLCache(MOST_UNSENT_BYTES, MOST_AGE_S, getsizeof=len)
@@ -57,9 +58,9 @@ class Encoder:
         kept = self._unsent.pop((mail.message_id, eight_bit), None)
         if kept is not None:
             return kept
-        keys = self._keys.for_domain(mail.from_domain)
+        keys = self.keys_of(mail.from_domain)
         if mail.signed is None and keys and mail.body.size <= SIGN_AHEAD_BYTES:
-            mail = self.sign_ahead(mail, urgent=True)
+            mail = self.sign_ahead(mail, keys, urgent=True)
         if mail.signed is not None and (signed := await self._signers.wait(mail.signed)) is not None:
             return signed
         work = partial(_encoded, mail, keys, eight_bit=eight_bit)
@@ -85,18 +86,13 @@ class Encoder:
             return None
         if mail.signed is not None and (content := mail.signed.sign_now()) is not None:
             return content
-        return _encoded(mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
+        return _encoded(mail, self.keys_of(mail.from_domain), eight_bit=eight_bit)
 
     def _signs_with_rsa(self, domain: str) -> bool:
-        return any(key.is_rsa for key in self._keys.for_domain(domain))
+        return any(key.is_rsa for key in self.keys_of(domain))
 
-    def signs(self, domain: str) -> bool:
-        """Return whether messages from a domain are signed."""
-        return bool(self._keys.for_domain(domain))
-
-    def sign_ahead(self, mail: Mail, *, urgent: bool = False) -> Mail:
-        """Start to sign a message, an urgent one first; return the mail with the pending message."""
-        keys = self._keys.for_domain(mail.from_domain)
+    def sign_ahead(self, mail: Mail, keys: Sequence[DkimKey], *, urgent: bool = False) -> Mail:
+        """Start to sign a message with these keys, an urgent one first; return the mail with the pending message."""
         pending = PendingMessage()
         if mail.body.size <= _DRAFT_ASIDE_BYTES:
             self._signers.add(pending, draft(mail, keys), urgent=urgent)

@@ -188,6 +188,8 @@ class Frame:
         self._boundary = f"=_{secrets.token_hex(16)}"
         self._ready = self._ready_parts()
         self._attached = AttachedFiles(blast.attachments, self._boundary, html=bool(blast.template.html))
+        # about how large its messages are, in bytes, without files of their own
+        self.expected_size = self._attached.size + len(blast.template.html) + len(blast.template.text)
         names = (b"X-Kurir-Job", b"X-PM-Metadata-kurir-job") if mail.with_metadata else (b"X-Kurir-Job",)
         job_headers = b"".join(b"%b: %%b\r\n" % name for name in names) + _END_OF_HEADERS
         self._job_places = len(names)
@@ -217,12 +219,6 @@ class Frame:
     def size(self) -> int:
         """The approximate memory that it keeps, in bytes."""
         return self._attached.size + self._template.size
-
-    @property
-    def expected_size(self) -> int:
-        """About how large its messages are, in bytes, without files of their own."""
-        template = self._blast.template
-        return self._attached.size + len(template.html) + len(template.text)
 
     def fill(self, job: Job) -> Mail:
         """Return the message of one job; raises PermanentError with the reason."""

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 
 import msgspec
 
@@ -89,7 +88,8 @@ class Preparations:
         prepared = self._prepared.pop(key, None)
         if prepared is not None:
             self._bytes -= prepared.size
-            self._continue()
+            if self._planned:
+                self._continue()
         return prepared
 
     def _continue(self) -> None:
@@ -99,23 +99,29 @@ class Preparations:
     def _prepare_some(self) -> None:
         self._next = None
         enough = min(self._bytes + _AT_ONCE_BYTES, MOST_AHEAD_BYTES)
+        now = time.monotonic()
         for _ in range(_AT_ONCE):
             if not self._planned or self._bytes >= enough:
                 break
             key, (job, blast) = self._planned.popitem(last=False)
-            with suppress(Exception):  # the job's own attempt will fail in the same way and report it
-                self._prepare(key, job, blast)
+            try:
+                prepared = self._prepare(job, blast, now)
+            except Exception:  # noqa: S112 -- the job's own attempt will fail in the same way and report it
+                continue
+            if prepared is not None:
+                self._prepared[key] = prepared
+                self._bytes += prepared.size
         self._continue()
 
-    def _prepare(self, key: _Key, job: Job, blast: Blast) -> None:
+    def _prepare(self, job: Job, blast: Blast, now: float) -> _Prepared | None:
+        """Render a message and start to sign it; return None for one that is signed at its turn, or not at all."""
         frame = self._frames.get(blast)
-        if frame.expected_size > SIGN_AHEAD_BYTES or not self._encoder.signs(frame.domain):
-            return
+        keys = self._encoder.keys_of(frame.domain)
+        if frame.expected_size > SIGN_AHEAD_BYTES or not keys:
+            return None
         mail = frame.fill(job)
         if (size := mail.body.size) > SIGN_AHEAD_BYTES:
-            return
-        mail = self._encoder.sign_ahead(mail, urgent=job.lane == "high")
+            return None
+        mail = self._encoder.sign_ahead(mail, keys, urgent=job.lane == "high")
         # its texts, and the encoded message
-        size = _LEAST_BYTES + 2 * size
-        self._prepared[key] = _Prepared(mail, time.monotonic(), size)
-        self._bytes += size
+        return _Prepared(mail, now, _LEAST_BYTES + 2 * size)

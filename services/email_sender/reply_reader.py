@@ -46,15 +46,21 @@ class ReplyReader:
 
         That raises SMTPResponseException.
         """
+        if not self._rest and not self._continues and len(data) <= _LONGEST_REPEATED and data.endswith(b"\n"):
+            # The reply to the end of a message may have words of its own. Those to the commands of the next arrive with
+            # it, and are those that the server has sent before.
+            end = data.index(b"\n") + 1
+            first, others = _whole(data[:end]), _whole(data[end:])
+            if first is not None and others is not None:
+                replies += first
+                replies += others
+                self._seen = 0
+                return
         before = len(replies)
-        arrived = self._rest + data
-        repeated = len(arrived) <= _LONGEST_REPEATED
-        *lines, rest = arrived.split(b"\n")
+        *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:KEPT_BYTES]
         for line in lines:
-            # most replies are of one line, and the server has sent the same before
-            if not repeated or self._continues or (reply := _single(line)) is None:
-                reply = self._read(line.strip(_BLANK))
+            reply = self._read(line.strip(_BLANK))
             if reply is not None:
                 replies.append(reply)
         # of the reply that is under way
@@ -88,15 +94,18 @@ class ReplyReader:
 
 
 @lru_cache(256)
-def _single(line: bytes) -> SMTPResponse | None:
-    """Return the reply that one line is; None for a blank line, a line of a longer reply, or of no reply.
+def _whole(lines: bytes) -> tuple[SMTPResponse, ...] | None:
+    """Return replies of one line each; None if a line is blank, or that of a longer reply or of no reply.
 
     Cached, since most servers reply to each message's MAIL, RCPT and DATA in the same words.
     """
-    found = _LINE.fullmatch(line.strip(_BLANK))
-    if found is None or found[2] == b"-":
-        return None
-    return SMTPResponse(int(found[1]), legible(found[3].strip(_BLANK), KEPT_BYTES))
+    replies: list[SMTPResponse] = []
+    for line in lines.split(b"\n")[:-1]:
+        found = _LINE.fullmatch(line.strip(_BLANK))
+        if found is None or found[2] == b"-":
+            return None
+        replies.append(SMTPResponse(int(found[1]), legible(found[3].strip(_BLANK), KEPT_BYTES)))
+    return tuple(replies)
 
 
 def read_extensions(text: str) -> tuple[dict[str, str], list[str]]:

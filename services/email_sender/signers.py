@@ -53,7 +53,8 @@ class PendingMessage:
         """Take its signatures, one for each request."""
         if self._draft is not None:
             self.content, self._draft = self._draft.completed(signatures), None
-            self._wake()
+            if self._waiter is not None:
+                self._wake()
 
     def sign_now(self) -> bytes | None:
         """Sign it on this thread, in place of a process; return None if it is not prepared for that."""
@@ -183,7 +184,8 @@ class Signers:
                 continue  # a hurried one is in both queues, and a process has it already; others were given up
             pending.queued = False
             process.given.append(pending)
-            requests += [REQUEST.pack(self._numbers[key.tags], digest) for key, digest in pending.requests]
+            for key, digest in pending.requests:
+                requests.append(REQUEST.pack(self._numbers[key.tags], digest))
         process.write(b"".join(requests))
 
     def _lost(self, process: _Process, code: int | None) -> None:

@@ -61,7 +61,7 @@ class Draft:
     ) -> None:
         start = rest.index(b"\r\n\r\n") + 4
         others = _covered_again(rest[: start - 2])
-        names, lines = others.names + own.names, others.lines + own.lines
+        names = others.names + own.names
         digest = plain_digest(rest, start) if plain else body_digest(rest, start)
         self._body_hash = body_hash = binascii.b2a_base64(digest, newline=False)
         self._head, self._rest, self._plain = head, rest, plain
@@ -71,7 +71,7 @@ class Draft:
         for key in keys:
             written, hashed = _tags(key.tags, names, second)
             # RFC 6376, 3.7: the signature's own header is hashed last, with an empty `b=` and no line break at its end
-            digest = hashlib.sha256(b"".join((lines, hashed, body_hash, b"; b="))).digest()
+            digest = hashlib.sha256(b"".join((others.lines, own.lines, hashed, body_hash, b"; b="))).digest()
             self._headers.append(written)
             self.requests.append((key, digest))
 
@@ -84,7 +84,8 @@ class Draft:
         pieces: list[bytes] = []
         for written, signature in zip(self._headers, signatures, strict=True):
             pieces += written, self._body_hash, b";\r\n b=", _folded(signature), b"\r\n"
-        content = b"".join((*pieces, self._head, self._rest))
+        pieces += self._head, self._rest
+        content = b"".join(pieces)
         return PlainLines(content) if self._plain else content
 
 
