@@ -78,15 +78,14 @@ class Connection:
         most = self.server.max_messages
         return self._protocol.usable and not (most and self.begun >= most)
 
-    @property
-    def sound(self) -> bool:
-        """Whether it is still open and in step, even during a transaction."""
-        return self._protocol.sound
+    def is_sound(self) -> bool:
+        """Return whether it is still open and in step, even during a transaction."""
+        return self._protocol.is_sound()
 
     @property
     def awaited(self) -> bool:
         """Whether the message announced on it can still be sent over it."""
-        return self.announced is not None and self._protocol.sound
+        return self.announced is not None and self._protocol.is_sound()
 
     async def open(self) -> None:
         """Connect, greet, encrypt and log in; raises UnavailableError or StopChannelError."""

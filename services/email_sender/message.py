@@ -183,8 +183,10 @@ class Frame:
         self._utf8 = not sender.smtp_address.isascii() or (reply_to is not None and not reply_to.smtp_address.isascii())
         self.domain = sender.domain
         self._id = _NO_ATOM.sub("-", blast.blast_id)
-        from_line = b"From: %b\r\n" % mailbox(clean(sender.name), sender.smtp_address, 6)
-        reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.name), reply_to.smtp_address, 10) if reply_to else b""
+        # then the ids of its jobs are clean too
+        self._has_clean_id = clean(blast.blast_id) == blast.blast_id
+        from_line = b"From: %b\r\n" % mailbox(sender.name, sender.smtp_address, 6)
+        reply = b"Reply-To: %b\r\n" % mailbox(reply_to.name, reply_to.smtp_address, 10) if reply_to else b""
         self._boundary = f"=_{secrets.token_hex(16)}"
         self._ready = self._ready_parts()
         self._attached = AttachedFiles(blast.attachments, self._boundary, html=bool(blast.template.html))
@@ -222,15 +224,18 @@ class Frame:
 
     def fill(self, job: Job) -> Mail:
         """Return the message of one job; raises PermanentError with the reason."""
-        address = _smtp_address(job.recipient.address)
+        try:
+            address = smtp_address(job.recipient.address)
+        except AddressError as error:
+            raise PermanentError(f"the address cannot be used: {error}", code="address") from error
         token = make_token(self._mail.secret, job.channel, job.recipient.address) if self._links else ""
         url = f"{self._mail.public_url}/u/{token}" if token else ""
         values, subject, body = self._render(job, url)
         job_id = job.job_id
-        job_line = clean(job_id).encode()
+        job_line = (job_id if self._has_clean_id else clean(job_id)).encode()
         message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self.domain}"
         own = _OwnHeaders(
-            mailbox(clean(job.recipient.name), address, 4),
+            mailbox(job.recipient.name, address, 4),
             unstructured(subject, 9),
             _date(),
             message_id.encode(),
@@ -355,13 +360,6 @@ def _unrenderable(error: RenderError) -> PermanentError:
     return PermanentError(f"cannot be rendered: {named}{error}", code="render")
 
 
-def _smtp_address(address: str) -> str:
-    try:
-        return smtp_address(address)
-    except AddressError as error:
-        raise PermanentError(f"the address cannot be used: {error}", code="address") from error
-
-
 class _Dates:
     """The Date header's value, made once per second."""
 
@@ -369,7 +367,7 @@ class _Dates:
         self._second = 0
         self._value = b""
 
-    def __call__(self) -> bytes:
+    def now(self) -> bytes:
         second = int(time.time())
         if second != self._second:
             self._second = second
@@ -377,4 +375,4 @@ class _Dates:
         return self._value
 
 
-_date = _Dates()
+_date = _Dates().now

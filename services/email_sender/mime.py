@@ -93,11 +93,13 @@ def _encoded_word(raw: bytes | bytearray) -> bytes:
 
 
 def mailbox(name: str, address: str, used: int) -> bytes:
-    """Return a mailbox for an address header: the display name in its simplest form, then the address."""
-    if not name:
-        return address.encode()
+    """Return a mailbox for an address header: the display name, cleaned, in its simplest form, then the address."""
     if used + len(name) + len(address) < _FOLD_AT and "=?" not in name and _ATOMS.fullmatch(name):
         return f"{name} <{address}>".encode()
+    if (cleaned := clean(name)) != name:
+        return mailbox(cleaned, address, used)
+    if not name:
+        return address.encode()
     if name.isascii() and "=?" not in name and used + len(name) < _FOLD_AT:
         phrase = b'"%b"' % _QUOTABLE.sub(r"\\\1", name).encode("ascii")
     else:

@@ -32,9 +32,8 @@ class ReplyQueueProtocol(SMTPProtocol):
         self.unsolicited: SMTPResponse | None = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
-    @property
-    def sound(self) -> bool:
-        """Whether the expected replies may still arrive: connected, and no unexpected reply so far."""
+    def is_sound(self) -> bool:
+        """Return whether the expected replies may still arrive: connected, and no unexpected reply so far."""
         transport = self.transport
         connected = transport is not None and not transport.is_closing()
         return connected and self._broken is None and self.unsolicited is None
@@ -42,7 +41,7 @@ class ReplyQueueProtocol(SMTPProtocol):
     @property
     def usable(self) -> bool:
         """Whether a transaction may begin: sound, and no reply expected."""
-        return not self._owed and not self._arrived and self.sound
+        return not self._owed and not self._arrived and self.is_sound()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Expect the greeting."""
@@ -66,17 +65,17 @@ class ReplyQueueProtocol(SMTPProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Keep every complete reply; anything else breaks the connection."""
-        replies: list[SMTPResponse] = []
+        arrived = self._arrived
+        owed = self._owed + len(arrived)
         try:
-            self._reader.feed(data, replies)
+            self._reader.feed(data, arrived)
         except SMTPResponseException as error:
             self._broken = self._broken or error
-        owed = self._owed
-        if len(replies) > owed:
-            self.unsolicited = self.unsolicited or replies[owed]
-            del replies[owed:]
-        self._arrived += replies
-        self._owed = owed - len(replies)
+        if len(arrived) > owed:
+            self.unsolicited = self.unsolicited or arrived[owed]
+            while len(arrived) > owed:
+                arrived.pop()
+        self._owed = owed - len(arrived)
         self._wake()
 
     def _break(self, error: Exception) -> None:

@@ -7,6 +7,7 @@ charset. The code of a reply is that of its last line. Only lines that cannot be
 from __future__ import annotations
 
 import re
+from collections.abc import MutableSequence
 from functools import lru_cache
 
 from aiosmtplib import SMTPResponse, SMTPResponseException
@@ -41,7 +42,7 @@ class ReplyReader:
         """Whether a part of a reply has arrived; blank lines do not count."""
         return self._continues or bool(self._rest.strip(_BLANK))
 
-    def feed(self, data: bytes, replies: list[SMTPResponse]) -> None:
+    def feed(self, data: bytes, replies: MutableSequence[SMTPResponse]) -> None:
         """Add each reply that `data` completes to `replies`, up to anything that is not a reply.
 
         That raises SMTPResponseException.

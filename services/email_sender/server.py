@@ -233,7 +233,7 @@ class Server:
                 except NotStartedError:
                     self._encoder.keep(delivery.mail, content, eight_bit=connection.eight_bit)
                     raise
-                if not connection.sound:
+                if not connection.is_sound():
                     raise ClosedMeanwhileError
                 await connection.send(delivery.mail.envelope, content, delivery.accepted, following)
                 self._note_accepted()

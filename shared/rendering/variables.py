@@ -59,6 +59,7 @@ class BlastValues:
 
     def __init__(self, blast: Blast) -> None:
         self._fallbacks = fallbacks(blast.template)
+        self._fallbacks["email"] = self._fallbacks["phone"] = ""
         self._given = unpacked(blast.variables)
 
     def of(self, job: Job, unsubscribe_url: str = "") -> dict[str, Any]:
@@ -70,7 +71,6 @@ class BlastValues:
         values = self._fallbacks.copy()
         recipient = job.recipient
         values["name"] = recipient.name
-        values["email"] = values["phone"] = ""
         values[CHANNELS[job.channel].address_field] = recipient.address
         values["unsubscribe_url"] = unsubscribe_url
         values.update(self._given)

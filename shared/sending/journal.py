@@ -105,10 +105,10 @@ class Journal:
         """Note the acceptance of a job, with its packed `sent` event of at most EVENT_BYTES."""
         if slot < 0 or len(event) > EVENT_BYTES:
             return
-        named = _LENGTHS.unpack_from(self._map, slot + 1)[0]
+        (named,) = _LENGTH.unpack_from(self._map, slot + 1)
         start = slot + _BODY + named
         self._map[start : start + len(event)] = event
-        _LENGTHS.pack_into(self._map, slot + 1, named, len(event))
+        _LENGTH.pack_into(self._map, slot + 1 + _LENGTH.size, len(event))
         self._map[slot] = _ACCEPTED
 
     def refuse(self, slot: int) -> None:
