@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -372,15 +374,9 @@ def in_runs(jobs: Iterable[tuple[Fields, Fields]]) -> list[Argument]:
     Each job comes as the fields that it may share, and those of its own.
     """
     args: list[Argument] = []
-    sharing: Fields | None = None
-    count_at = number = 0
-    for shared, own in jobs:
-        if shared != sharing:
-            sharing, count_at, number = shared, len(args) + len(shared), 0
-            args += (*shared, 0)
-        number += 1
-        args[count_at] = number
-        args += own
+    for shared, run in groupby(jobs, itemgetter(0)):
+        own = [fields for _, fields in run]
+        args += (*shared, len(own), *chain.from_iterable(own))
     return args
 
 

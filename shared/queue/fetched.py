@@ -68,7 +68,7 @@ def read_fetched(reply: object) -> Fetched:
 
 
 def read_leases(flat: list[object]) -> tuple[list[Lease], list[Undecodable]]:
-    """Read the jobs of entries: stream, id, delivery count and packed job of each."""
+    """Read the jobs of entries: stream, id, delivery count and packed job of each, as Redis returns them."""
     leases: list[Lease] = []
     undecodable: list[Undecodable] = []
     fields = iter(flat)

@@ -22,8 +22,8 @@ class HeldEntry(msgspec.Struct, frozen=True):
         return f"{self.stream} {self.entry_id}"
 
 
-class Lease(msgspec.Struct, frozen=True):
-    """An entry of a stream that this sender has fetched.
+class Lease(msgspec.Struct):
+    """An entry of a stream that this sender has fetched; it never changes.
 
     `deliveries` counts the attempts of this entry, including the next one. The job has the number of attempts made
     before the entry was written. What is asked for several times per message is kept: the entry's `key`, unique across
@@ -40,9 +40,11 @@ class Lease(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Set what is kept."""
-        msgspec.structs.force_setattr(self, "key", f"{self.stream} {self.entry_id}")
-        msgspec.structs.force_setattr(self, "job_id", self.job.job_id)
-        msgspec.structs.force_setattr(self, "attempt", self.job.attempts + self.deliveries)
+        # not frozen for this: in a frozen struct each field is set by a call
+        job = self.job
+        self.key = f"{self.stream} {self.entry_id}"
+        self.job_id = job.job_id
+        self.attempt = job.attempts + self.deliveries
 
     @property
     def waits_as(self) -> Literal["q", "r"]:
@@ -65,6 +67,10 @@ GrantKind = Literal[
 ]  # fmt: skip
 
 
+STARTING: frozenset[GrantKind] = frozenset({"granted", "alone"})
+"""The answers to a begin that begin the job."""
+
+
 class Grant(msgspec.Struct, frozen=True):
     """The answer to a begin; "away" if the job's partition has not answered yet, "ask" if limits must be asked before.
 
@@ -82,7 +88,7 @@ class Grant(msgspec.Struct, frozen=True):
     @property
     def starts(self) -> bool:
         """Whether the job is begun."""
-        return self.kind in {"granted", "alone"}
+        return self.kind in STARTING
 
 
 GRANTED: dict[str, Grant] = {"g": Grant("granted"), "G": Grant("alone"), "ask": Grant("ask")}

@@ -12,7 +12,7 @@ from shared.logs import get_logger
 from shared.queue.consumer import BeginRequest, Consumer, Taking
 from shared.queue.consumers import Begun, Consumers
 from shared.queue.fetched import Fetched
-from shared.queue.leases import Grant, GrantKind, Lease, given_back
+from shared.queue.leases import STARTING, Grant, GrantKind, Lease, given_back
 from shared.sending.gates import Gates
 from shared.sending.holdings import SLOW_SEND_S, BegunJob, Holdings
 from shared.sending.outcomes import not_begun_move, unsendable_move, untouched
@@ -326,15 +326,12 @@ class Dispatcher:
         moved = False
         now = clock.monotonic()
         for request, grant in zip(answers.requests, answers.grants, strict=True):
-            if not grant.starts:
+            if grant.kind not in STARTING:
                 moved |= self._settle_refusal(request.lease, grant, clock)
             elif late and self._conflicts(grant):
                 self._settler.add(untouched(request.lease, clock.now_ms(), "another had to be sent alone"))
             else:
-                # Counted from the answer, a start may be later than the limiter allowed, never earlier.
-                wait_us = grant.after_us - grant.waited_us
-                job = BegunJob(request.lease, now + wait_us / 1e6, asked_at=answers.asked_at)
-                self._add_begun(job, grant, request.late_ms if grant.spaced == "own" else answers.late_ms)
+                self._add_begun(request, grant, answers, now)
                 begun.append(request.lease)
         self.gates.prepare(begun)
         return moved or bool(begun)
@@ -369,10 +366,14 @@ class Dispatcher:
                 self._settler.add(unsendable_move(lease, error, clock.now_ms()))
         return requests
 
-    def _add_begun(self, begun: BegunJob, grant: Grant, late_ms: int) -> None:
-        """Hand a begun job to the workers; `begin` allowed for `late_ms` when it charged the limit that spaces it."""
-        begun.alone = grant.kind == "alone"
+    def _add_begun(self, request: BeginRequest, grant: Grant, answers: Begun, now: float) -> None:
+        """Hand a begun job to the workers."""
+        # Counted from the answer, a start may be later than the limiter allowed, never earlier.
+        starts_at = now + (grant.after_us - grant.waited_us) / 1e6
+        begun = BegunJob(request.lease, starts_at, asked_at=answers.asked_at, alone=grant.kind == "alone")
         if grant.spaced:
+            # what `begin` allowed for when it charged the limit that spaces the start
+            late_ms = request.late_ms if grant.spaced == "own" else answers.late_ms
             begun.granted_for = begun.asked_at + grant.after_us / 1e6
             begun.latest_start = begun.granted_for + (self._settings.timing.late_start_ms + late_ms) / 1000
         self._holdings.add_begun(begun)

@@ -84,6 +84,13 @@ class ReadyQueue:
         """Take the next job; raises IndexError if none waits."""
         return (self._high or self._others).popleft()
 
+    def get_one_that_may_wait(self) -> BegunJob | None:
+        """Take the next job if it may wait behind another; None otherwise."""
+        if self._high or not self._others:
+            return None
+        begun = self._others[0]
+        return None if begun.alone or begun.latest_start < math.inf else self._others.popleft()
+
     def qsize(self) -> int:
         """Return how many jobs wait."""
         return len(self._high) + len(self._others)
@@ -91,11 +98,6 @@ class ReadyQueue:
     def empty(self) -> bool:
         """Return whether none waits."""
         return not self._high and not self._others
-
-    def first(self) -> BegunJob | None:
-        """Return the next job without taking it; None if the queue is empty."""
-        line = self._high or self._others
-        return line[0] if line else None
 
 
 @dataclass(slots=True)
@@ -130,13 +132,8 @@ class Holdings:
 
     def buffer(self, lease: Lease) -> None:
         """Keep a fetched job until it can be begun, `high` first; ignore a job that is held already."""
-        key = lease.key
-        if not self._holds(key):
-            self._keep(lease, key)
-
-    def _keep(self, lease: Lease, key: str) -> None:
-        self._known[key] = next(self._order)
-        self._put(lease, key)
+        if self.add_taken(lease):
+            self.put_back(lease)
 
     def add_fetched(self, lease: Lease) -> None:
         """Keep a job that a fetch returned.
@@ -144,20 +141,20 @@ class Holdings:
         A job that is held already was given back and fetched again before the reply to the give-back arrived; it is
         buffered once that reply has arrived.
         """
-        key = lease.key
-        if self._holds(key):
-            self._refetched[key] = lease
+        if self.add_taken(lease):
+            self.put_back(lease)
         else:
-            self._keep(lease, key)
+            self._refetched[lease.key] = lease
 
     def add_taken(self, lease: Lease) -> bool:
         """Record a job that was fetched, and of which it was decided in the same step whether it begins.
 
         Return False for a job that is held already.
         """
-        if self._holds(lease.key):
+        key = lease.key
+        if key in self._known or key in self.in_flight:
             return False
-        self._known[lease.key] = next(self._order)
+        self._known[key] = next(self._order)
         return True
 
     @property
@@ -169,10 +166,6 @@ class Holdings:
     def waiting(self) -> bool:
         """Whether any job waits to be begun."""
         return bool(self.buffered or self.suspects)
-
-    def put_back(self, lease: Lease) -> None:
-        """Put a job that could not be begun yet back in its former place."""
-        self._put(lease, lease.key)
 
     @property
     def any_aside(self) -> bool:
@@ -194,15 +187,16 @@ class Holdings:
     def bring_back(self, one: Lease) -> None:
         """Put the jobs of this one's partition back in their places."""
         for lease in self._aside.pop(_tag_of(one), ()):
-            self._put(lease, lease.key)
+            self.put_back(lease)
 
-    def _put(self, lease: Lease, key: str) -> None:
+    def put_back(self, lease: Lease) -> None:
+        """Put a job in its place among those that wait, which it keeps until it is removed."""
         if self._aside and (aside := self._aside.get(_tag_of(lease))) is not None:
             aside.append(lease)
             return
-        job_id = lease.job_id
-        if self._begun_jobs.get(job_id, key) != key:
-            self._doubles.setdefault(job_id, []).append(lease)
+        key = lease.key
+        if self._begun_jobs.get(lease.job_id, key) != key:
+            self._doubles.setdefault(lease.job_id, []).append(lease)
         elif key in self._suspected:
             heapq.heappush(self.suspects, (self._known[key], lease))
         else:
@@ -253,7 +247,8 @@ class Holdings:
     async def next_begun(self) -> BegunJob:
         """Wait for a begun job to send; wake the dispatcher when few are left."""
         begun = await self.ready.get()
-        self._wake_if_low(self.ready.qsize())
+        if self.ready.qsize() == self.low_water:
+            self.wake.set()
         return begun
 
     def next_begun_that_may_wait(self) -> BegunJob | None:
@@ -262,47 +257,43 @@ class Holdings:
         A job may not wait if its lane is `high`, if a limit spaces its start, or if sends are so slow that another
         worker may be free sooner.
         """
-        begun = self.ready.first()
-        if begun is None or begun.alone or begun.latest_start < math.inf or begun.lease.job.lane == "high":
-            return None
         if self.pace.send_s > SLOW_SEND_S:
             return None
-        self._wake_if_low(self.ready.qsize() - 1)
-        return self.ready.get_nowait()
+        begun = self.ready.get_one_that_may_wait()
+        if begun is not None and self.ready.qsize() == self.low_water:
+            self.wake.set()
+        return begun
 
     def is_low(self) -> bool:
         """Return whether few begun jobs are left for the workers."""
         return self.ready.qsize() <= self.low_water
 
-    def _wake_if_low(self, left: int) -> None:
-        if left == self.low_water:
-            self.wake.set()
-
     def remove(self, leases: Iterable[Lease]) -> None:
         """Forget jobs that have been settled or are no longer this sender's."""
         for lease in leases:
-            self._remove(lease)
+            key = lease.key
+            self._known.pop(key, None)
+            if self._suspected:
+                self._suspected.discard(key)
+            if self.on_remove is not None:
+                self.on_remove(lease)
+            if (begun := self.in_flight.pop(key, None)) is not None:
+                self._land(begun)
+            if self._refetched and (again := self._refetched.pop(key, None)) is not None:
+                self.buffer(again)
         self.wake.set()
 
-    def _remove(self, lease: Lease) -> None:
-        key = lease.key
-        self._known.pop(key, None)
-        self._suspected.discard(key)
-        if self.on_remove is not None:
-            self.on_remove(lease)
-        begun = self.in_flight.pop(key, None)
-        if begun is not None:
-            self._undecided -= begun.undecided
-            self._alone -= begun.alone
-            if self.journal is not None:
-                self.journal.free(begun.slot)
-            self.finished += 1
-            self._begun_jobs.pop(lease.job_id, None)
-            if self._doubles:
-                for double in self._doubles.pop(lease.job_id, ()):
-                    self.put_back(double)
-        if self._refetched and (again := self._refetched.pop(key, None)) is not None:
-            self.buffer(again)
+    def _land(self, begun: BegunJob) -> None:
+        self._undecided -= begun.undecided
+        self._alone -= begun.alone
+        self.finished += 1
+        if self.journal is not None:
+            self.journal.free(begun.slot)
+        job_id = begun.lease.job_id
+        self._begun_jobs.pop(job_id, None)
+        if self._doubles:
+            for double in self._doubles.pop(job_id, ()):
+                self.put_back(double)
 
     def note_taken(self, begun: BegunJob) -> None:
         """Note in the journal that a worker has taken a job."""
@@ -338,10 +329,7 @@ class Holdings:
 
     def holds(self, entry: Lease | HeldEntry) -> bool:
         """Return whether this sender holds the entry: buffered, being begun, in flight or being settled."""
-        return self._holds(entry.key)
-
-    def _holds(self, key: str) -> bool:
-        return key in self._known or key in self.in_flight
+        return entry.key in self._known or entry.key in self.in_flight
 
     def some_blasts(self, most: int) -> set[str]:
         """Return the blasts of some jobs that are in flight or buffered, at most `most` jobs of each."""

@@ -175,22 +175,20 @@ class SendingLoop(Generic[MessageT]):
 
     def _prepare(self, leases: Sequence[Lease]) -> None:
         """Load the snapshots of upcoming jobs; let the provider prepare the jobs whose snapshots are loaded."""
+        for blast_id in dict.fromkeys([lease.job.blast_id for lease in leases]):
+            if self._snapshots.kept(blast_id) is None:
+                self._snapshots.expect(blast_id)
+        if self._preparing is None:
+            return
         jobs: list[tuple[Job, Blast]] = []
-        latest = ""
-        for lease in leases:
-            job = lease.job
-            if self._preparing is None and job.blast_id == latest:
-                continue
-            latest = job.blast_id
+        for job in [lease.job for lease in leases]:
             blast = self._snapshots.kept(job.blast_id)
-            if blast is None:
-                self._snapshots.expect(job.blast_id)
-            elif self._preparing is not None and not job.recipient.files:
+            if blast is not None and not job.recipient.files:
                 try:  # for each job: with `suppress` it would take twice as long
                     jobs.append((self._seal.opened_job(job), self._seal.opened_blast(blast)))
                 except SealError:
                     continue  # the job's own attempt will fail the same way and report it
-        if jobs and self._preparing is not None:
+        if jobs:
             self._preparing.work_ahead(jobs)
 
     def _forget(self, lease: Lease) -> None:

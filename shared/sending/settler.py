@@ -119,14 +119,12 @@ class Settler:
             self._stalled = False
         else:
             self._holdings.pace.settled(time.monotonic() - asked_at)
-        late = [
-            (move.lease, late_event(move.event))
-            for move, moved in zip(batch, done, strict=True)
-            if not moved and move.kind == "sent"
-        ]
-        if late:
-            await self._consumer.sent_late(late)
-        self._holdings.remove(move.lease for move in batch)
+        if not all(done):
+            lost = [move for move, moved in zip(batch, done, strict=True) if not moved]
+            late = [(move.lease, late_event(move.event)) for move in lost if move.kind == "sent"]
+            if late:
+                await self._consumer.sent_late(late)
+        self._holdings.remove([move.lease for move in batch])
 
     def _stall(self, batch: Sequence[Move]) -> None:
         """Let jobs that cannot be settled now take no place of others: the provider has answered."""

@@ -254,7 +254,8 @@ class Worker(Generic[MessageT]):
             receipt = Receipt(receipt.message_id, without(receipt.response, secrets))
         move = accepted(tried, receipt)
         parts.holdings.note_acceptance(attempt.begun, short_event(move.event))
-        self._settle(attempt, move)
+        parts.settler.add(move)
+        attempt.settled = True
         parts.holdings.pace.sent(lasted_s)
         parts.consequences.provider_worked()
         _note(parts, tried, "sent")

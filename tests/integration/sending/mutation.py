@@ -23,8 +23,8 @@ _ROOT = Path(__file__).parents[3]
 _ROOMS = (str(_ROOT / "services"), str(_ROOT / "shared"))
 _TASKS = frozenset({"Worker.run", "Settler.run"})
 # the endless loops, and the wait for the next job: no job is under way there
-_OUTSIDE = frozenset({"Worker.run", "Settler.run", "Holdings.next_begun", "Holdings._wake_if_low"}) | frozenset(
-    f"ReadyQueue.{name}" for name in ("first", "qsize", "empty", "get", "get_nowait")
+_OUTSIDE = frozenset({"Worker.run", "Settler.run", "Holdings.next_begun"}) | frozenset(
+    f"ReadyQueue.{name}" for name in ("get_one_that_may_wait", "qsize", "empty", "get", "get_nowait")
 )
 
 Point = tuple[str, int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -133,15 +134,28 @@ def test_pace_follows_what_is_finished() -> None:
 
 async def test_begun_jobs_of_high_are_sent_first() -> None:
     """G6: a one-time password does not wait behind the bulk that was begun before it."""
-    holdings = Holdings()
+    holdings = Holdings(pace=Pace(send_s=0.001))
     for index, lane in enumerate(["bulk", "high", "normal", "high"]):
         holdings.add_begun(BegunJob(lease_of(index, lane=lane), 0.0))
-    first = holdings.ready.first()
-    assert first is not None
-    assert first.lease.job.index == 1
-    assert [(await holdings.next_begun()).lease.job.index for _ in range(4)] == [1, 3, 0, 2]
+    assert holdings.next_begun_that_may_wait() is None  # one of `high` is next
+    assert [(await holdings.next_begun()).lease.job.index for _ in range(3)] == [1, 3, 0]
+    last = holdings.next_begun_that_may_wait()
+    assert last is not None
+    assert last.lease.job.index == 2
     assert holdings.ready.empty()
-    assert holdings.ready.first() is None
+    assert holdings.next_begun_that_may_wait() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "send_s"), [({"alone": True}, 0.001), ({"latest_start": 1.0}, 0.001), ({}, 1.0)],
+    ids=["must be sent alone", "its start is spaced", "slow sends"],
+)  # fmt: skip
+def test_a_job_that_may_not_wait_is_left_to_a_free_worker(change: dict[str, Any], send_s: float) -> None:
+    """It does not wait behind another on the same worker."""
+    holdings = Holdings(pace=Pace(send_s=send_s))
+    holdings.add_begun(BegunJob(lease_of(), 0.0, **change))
+    assert holdings.next_begun_that_may_wait() is None
+    assert holdings.ready.qsize() == 1
 
 
 def test_jobs_of_a_partition_that_is_away_are_not_chosen() -> None:
