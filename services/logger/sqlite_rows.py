@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from itertools import chain, starmap
+from itertools import starmap
 from typing import Any, cast
 
 import orjson
@@ -24,6 +23,7 @@ from services.logger.row_writing import (
     first_and_last,
     metadata_of,
 )
+from services.logger.sqlite_messages import insert_messages, update_messages
 from shared.clock import rfc3339
 from shared.events import ApiRequest, EventBatch, SystemEvent
 
@@ -36,23 +36,6 @@ _KNOWN = (
     "SELECT message_logs.id, job_id, status, state_rank, run, attempts, created_at, template_name"
     " FROM json_each(?) CROSS JOIN message_logs ON job_id = value"
 )
-_COLUMNS = (
-    "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
-    "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at", "blast_id",
-    "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at", "state_rank",
-    "recipient_identity",
-)  # fmt: skip
-_ALL = tuple(range(len(_COLUMNS)))
-# OR FAIL: an error rolls the transaction back anyway, and a statement that undoes its own rows copies each page first
-_INSERT_INTO = "INSERT OR FAIL INTO message_logs"
-_INSERT = f"{_INSERT_INTO} ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-# one statement for many rows takes half the time: AUTOINCREMENT updates its counter once per statement, not per row
-_ROWS_A_STATEMENT = (500, 50, 5)
-_CHANGES = (
-    "status = {}", "error_message = {}", "message_id = {}", "attempts = {}", "updated_at = {}", "run = {}",
-    "error_class = {}", "error_code = {}", "response = {}", "duration_ms = {}", "next_at = {}", "state_rank = {}",
-    "subject = coalesce({}, subject)",
-)  # fmt: skip
 # `+`: of the two indexes that could be used, that of statuses has nearly all rows
 _END_TOGETHER = """
 UPDATE message_logs SET status = ?1, error_message = ?2, message_id = NULL, updated_at = ?3, error_class = ?4,
@@ -177,8 +160,8 @@ class SqliteRows:
 
     def write_jobs(self, connection: Database, merged: Merged) -> None:
         """Write the rows of jobs, their dead letters, and the bounds of the ids of each minute."""
-        _insert(connection, merged.inserts)
-        _update(connection, merged.updates)
+        insert_messages(connection, merged.inserts)
+        update_messages(connection, merged.updates)
         connection.executemany(_COMPLETE, merged.completions)
         connection.executemany("UPDATE message_logs SET attempts = ? WHERE id = ?", merged.attempts)
         connection.executemany("DELETE FROM dead_letters WHERE job_id = ?", merged.settled)
@@ -293,55 +276,3 @@ def _producer(connection: Database, name: str, producers: dict[str, int]) -> int
 
 def _id_of(inserted: Rows) -> int:
     return cast("sqlite3.Cursor", inserted).lastrowid or 0
-
-
-def _insert(connection: Database, rows: Sequence[tuple[Any, ...]]) -> None:
-    start = 0
-    for many in _ROWS_A_STATEMENT:
-        while len(rows) - start >= many:
-            connection.execute(*_inserting(rows[start : start + many]))
-            start += many
-    connection.executemany(_INSERT, rows[start:])
-
-
-def _inserting(rows: Sequence[tuple[Any, ...]]) -> tuple[str, tuple[Any, ...]]:
-    """Return the statement that inserts all rows, and its values: of columns with one value, which most are, only this.
-
-    Binding a value takes the driver longer than it takes SQLite to copy it to a row.
-    """
-    columns = list(zip(*rows, strict=True))
-    alike = [at for at, values in enumerate(columns) if values.count(values[0]) == len(rows)]
-    shared = tuple(at for at in alike if columns[at][0] is not None)
-    own = tuple(at for at in _ALL if at not in alike)
-    values = chain.from_iterable(zip(*[columns[at] for at in own], strict=True))
-    return _insert_many(shared, own, len(rows)), (*[columns[at][0] for at in shared], *values)
-
-
-def _update(connection: Database, rows: Sequence[tuple[Any, ...]]) -> None:
-    if rows:
-        given, values = _without_nulls(rows)
-        connection.executemany(_updating(given), values)
-
-
-def _without_nulls(rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[int, ...], Iterable[tuple[Any, ...]]]:
-    """Return which columns are given in any of the rows, and the rows with only these.
-
-    The driver looks for an adapter of each NULL that it binds, which takes longer than all else that it does for a
-    value; and half of the columns of a new message are NULL.
-    """
-    columns = list(zip(*rows, strict=True))
-    given = tuple(at for at, values in enumerate(columns) if values.count(None) < len(rows))
-    return given, zip(*[columns[at] for at in given], strict=True)
-
-
-@lru_cache(64)
-def _insert_many(shared: tuple[int, ...], own: tuple[int, ...], rows: int) -> str:
-    names = ", ".join(_COLUMNS[at] for at in (*shared, *own))
-    marks, row = "?, " * len(shared), f"({', '.join('?' * len(own))})"
-    return f"{_INSERT_INTO} ({names}) SELECT {marks}own.* FROM (VALUES {', '.join([row] * rows)}) AS own"  # noqa: S608
-
-
-@lru_cache(64)
-def _updating(given: tuple[int, ...]) -> str:
-    changes = ", ".join(change.format("?" if at in given else "NULL") for at, change in enumerate(_CHANGES))
-    return f"UPDATE message_logs SET {changes} WHERE id = ?"  # noqa: S608 -- this module's own words
