@@ -81,9 +81,11 @@ class Draft:
 
     def completed(self, signatures: Sequence[bytes]) -> bytes:
         """Return the message, preceded by these signatures, in the order of `requests`."""
+        if len(signatures) != len(self._headers):
+            raise ValueError(f"{len(signatures)} signatures for {len(self._headers)} headers")
         pieces: list[bytes] = []
-        for written, signature in zip(self._headers, signatures, strict=True):
-            pieces += written, self._body_hash, b";\r\n b=", _folded(signature), b"\r\n"
+        for place, signature in enumerate(signatures):
+            pieces += self._headers[place], self._body_hash, b";\r\n b=", _folded(signature), b"\r\n"
         pieces += self._head, self._rest
         content = b"".join(pieces)
         return PlainLines(content) if self._plain else content
