@@ -23,6 +23,17 @@ _MINUTE_MS = 60_000
 # positions in a minute's counts
 QUEUED, SENT, FAILED, RETRIED, OTHER, DURATION = range(6)
 _MINUTE_FIELDS = {"sent": SENT, "failed": FAILED}
+# the columns of a message in the order in which `Merged` gives their values
+INSERTED = (
+    "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
+    "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at", "blast_id",
+    "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at", "state_rank",
+    "recipient_identity",
+)  # fmt: skip
+UPDATED = (
+    "status", "error_message", "message_id", "attempts", "updated_at", "run", "error_class", "error_code", "response",
+    "duration_ms", "next_at", "state_rank", "subject",
+)  # fmt: skip
 
 
 # blast, channel, old status ("" for a new row), new status, minutes in which a run began and ended (0 for none)
@@ -84,8 +95,9 @@ class Tally:
 
 @dataclass(slots=True)
 class Merged:
-    """What to write: parameters for the statements in `writing`, and the changes to the counts.
+    """What to write: parameters for the statements of a `RowWriter`, and the changes to the counts.
 
+    `inserts` have a value for each column of INSERTED; `updates` one for each of UPDATED, then the id of the row.
     `ended` has each change that brought its run to a terminal status, or to another one, and the run's attempts.
     """
 

@@ -7,28 +7,19 @@ twice as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
 from services.logger.database import Database
+from services.logger.merging import INSERTED, UPDATED
 
-_COLUMNS = (
-    "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
-    "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at", "blast_id",
-    "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at", "state_rank",
-    "recipient_identity",
-)  # fmt: skip
-_CHANGED = (
-    "status", "error_message", "message_id", "attempts", "updated_at", "run", "error_class", "error_code", "response",
-    "duration_ms", "next_at", "state_rank", "subject",
-)  # fmt: skip
 # without a default: an upsert has to name them
 _REQUIRED = ("job_id", "channel", "recipient_name", "template_id", "status")
 # OR FAIL: an error rolls the transaction back anyway, and a statement that undoes its own rows copies each page first
 _INSERT_INTO = "INSERT OR FAIL INTO message_logs"
-_INSERT = f"{_INSERT_INTO} ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_INSERT = f"{_INSERT_INTO} ({', '.join(INSERTED)}) VALUES ({', '.join('?' * len(INSERTED))})"
 # one statement for many rows takes half the time: AUTOINCREMENT updates its counter once per statement, not per row
 _INSERTED_TOGETHER = (500, 50, 5)
 # and opens the table and its indexes once
@@ -44,30 +35,38 @@ class _Given(NamedTuple):
 
 
 def insert_messages(connection: Database, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows; each is a value for every column."""
-    start = 0
-    for many in _INSERTED_TOGETHER:
-        while len(rows) - start >= many:
-            given, values = _given_in(rows[start : start + many])
-            connection.execute(_insert_many(given, many), values)
-            start += many
-    connection.executemany(_INSERT, rows[start:])
+    """Insert rows; each is a value for every column of `INSERTED`."""
+    for some in _groups(rows, _INSERTED_TOGETHER):
+        if len(some) < _INSERTED_TOGETHER[-1]:
+            connection.executemany(_INSERT, some)
+            continue
+        given, values = _given_in(some)
+        connection.execute(_insert_many(given, len(some)), values)
 
 
 def update_messages(connection: Database, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Update rows to a new state; each is a value for every column that changes, then the id of the row.
+    """Update rows to a new state; each is a value for every column of `UPDATED`, then the id of the row.
 
     The ids must have been read in the same transaction.
     """
+    for some in _groups(rows, _UPDATED_TOGETHER):
+        if len(some) < _UPDATED_TOGETHER[-1]:
+            columns, few = _without_nulls(some)
+            connection.executemany(_update(columns), few)
+            continue
+        given, values = _given_in(some)
+        connection.execute(_update_many(given, len(some)), values)
+
+
+def _groups(rows: Sequence[tuple[Any, ...]], sizes: Sequence[int]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Yield rows in groups of these sizes, from the largest on, then those that are left if there are any."""
     start = 0
-    for many in _UPDATED_TOGETHER:
-        while len(rows) - start >= many:
-            given, values = _given_in(rows[start : start + many])
-            connection.execute(_update_many(given, many), values)
-            start += many
+    for size in sizes:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
     if start < len(rows):
-        columns, few = _without_nulls(rows[start:])
-        connection.executemany(_update(columns), few)
+        yield rows[start:]
 
 
 def _given_in(rows: Sequence[tuple[Any, ...]]) -> tuple[_Given, tuple[Any, ...]]:
@@ -90,7 +89,7 @@ def _without_nulls(rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[int, ...], It
 
 @lru_cache(64)
 def _insert_many(given: _Given, rows: int) -> str:
-    names = ", ".join(_COLUMNS[at] for at in (*given.shared, *given.own))
+    names = ", ".join(INSERTED[at] for at in (*given.shared, *given.own))
     marks, row = "?, " * len(given.shared), f"({', '.join('?' * len(given.own))})"
     return f"{_INSERT_INTO} ({names}) SELECT {marks}own.* FROM (VALUES {', '.join([row] * rows)}) AS own"  # noqa: S608 -- own names
 
@@ -101,7 +100,7 @@ def _update_many(given: _Given, rows: int) -> str:
 
     Each row is there, since its id was read in this transaction, so what a new row would need is never written.
     """
-    names = [*[_CHANGED[at] for at in given.own[:-1]], "id"]
+    names = [*[UPDATED[at] for at in given.own[:-1]], "id"]
     needed = [name for name in _REQUIRED if name not in names]
     # the shared values have the first numbers, and come after the rows
     first, width = len(given.shared) + 1, len(names)
@@ -111,7 +110,7 @@ def _update_many(given: _Given, rows: int) -> str:
         for start in starts
     ]
     changes = {at: f"?{number}" for number, at in enumerate(given.shared, 1)} | dict.fromkeys(given.nulls, "NULL")
-    changes |= {at: f"excluded.{_CHANGED[at]}" for at in given.own[:-1]}
+    changes |= {at: f"excluded.{UPDATED[at]}" for at in given.own[:-1]}
     return (
         f"{_INSERT_INTO} ({', '.join([*names, *needed])}) VALUES {', '.join(f'({row})' for row in marks)}"
         f" ON CONFLICT (id) DO UPDATE SET {_setting(changes)}"
@@ -120,12 +119,12 @@ def _update_many(given: _Given, rows: int) -> str:
 
 @lru_cache(64)
 def _update(given: tuple[int, ...]) -> str:
-    changes = {at: "?" if at in given else "NULL" for at in range(len(_CHANGED))}
+    changes = {at: "?" if at in given else "NULL" for at in range(len(UPDATED))}
     return f"UPDATE message_logs SET {_setting(changes)} WHERE id = ?"  # noqa: S608 -- this module's own words
 
 
 def _setting(changes: Mapping[int, str]) -> str:
     """Return what a row is set to: a message keeps its subject if the change has none."""
-    *others, subject = [changes[at] for at in range(len(_CHANGED))]
-    settings = [f"{name} = {value}" for name, value in zip(_CHANGED, others, strict=False)]
+    *others, subject = [changes[at] for at in range(len(UPDATED))]
+    settings = [f"{name} = {value}" for name, value in zip(UPDATED, others, strict=False)]
     return ", ".join([*settings, f"subject = coalesce({subject}, subject)"])

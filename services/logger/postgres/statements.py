@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from services.logger import merging
 from services.logger.postgres.days import DAY_BITS
 
-INSERTED = (
-    "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
-    "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at", "blast_id",
-    "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at", "state_rank",
-    "recipient_identity",
-)  # fmt: skip
-UPDATED: Mapping[str, str] = {
-    "status": "text", "error_message": "text", "message_id": "text", "attempts": "bigint", "updated_at": "text",
-    "run": "bigint", "error_class": "text", "error_code": "text", "response": "text", "duration_ms": "bigint",
-    "next_at": "text", "state_rank": "bigint", "subject": "text",
-}  # fmt: skip
+_NUMBERS = frozenset({"attempts", "run", "duration_ms", "state_rank"})
+UPDATED: Mapping[str, str] = {name: "bigint" if name in _NUMBERS else "text" for name in merging.UPDATED}
 COMPLETED: Mapping[str, str] = {
     "recipient_email": "text", "recipient_phone": "text", "recipient_name": "text", "template_id": "text",
     "template_name": "text", "reference": "text", "created_at": "text", "recipient_identity": "text",
