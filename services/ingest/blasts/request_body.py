@@ -35,6 +35,7 @@ _TYPES = {JSON, MULTIPART} | _NDJSON_TYPES | _CSV_TYPES
 _LISTS = frozenset({"channels"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _NESTED = {"globalVariables", "metadata"}
+_TIMES = {"scheduledAt", "expiresAt"}
 _values = msgspec.json.Decoder(float_hook=Number)
 
 Entry = bytes | msgspec.Raw | CsvRow
@@ -199,7 +200,8 @@ def _of_query(name: str, text: str) -> Any:
             return _values.decode(text)
         except (msgspec.DecodeError, RecursionError):
             return text
-    return text
+    # a "+" that a client did not escape arrives as a space
+    return text.replace(" ", "+") if name in _TIMES and "T" in text else text
 
 
 async def ndjson_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[list[bytes]]:

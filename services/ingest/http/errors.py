@@ -38,7 +38,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "MALFORMED_CSV": ErrorCode(400, "The CSV cannot be read: no header row, an unknown encoding or an unclosed quote."),
     "MALFORMED_MULTIPART": ErrorCode(400, "The multipart body cannot be read, or a part is missing or unknown."),
     "MALFORMED_REQUEST": ErrorCode(400, "The HTTP request itself cannot be read."),
-    "INVALID_QUERY": ErrorCode(400, "A query parameter is unknown, or its value is not allowed."),
+    "INVALID_QUERY": ErrorCode(400, "A query parameter is unknown or given twice, or its value is not allowed."),
     "INVALID_CURSOR": ErrorCode(400, "The cursor is invalid. Use `nextCursor` of the previous page, or start without."),
     "INVALID_IDEMPOTENCY_KEY": ErrorCode(400, "The Idempotency-Key must be 1 to 255 printable ASCII characters."),
     "INVALID_TOKEN": ErrorCode(400, "The unsubscribe link is invalid. Open it again from the message."),

@@ -2,11 +2,13 @@
 
 The table of operations is the only description of the API: routes, scopes and `openapi.json` are all derived from it.
 Query parameters that an operation does not name are refused, not ignored: a misspelt filter would otherwise show
-everything, and a misspelt `dryRun` send everything.
+everything, and a misspelt `dryRun` send everything. One that is given twice is refused as well, since only one of its
+values would be used.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,16 +134,27 @@ class Operation:
 
 
 def check_query(operation: Operation, query: Mapping[str, str]) -> None:
-    """Raise INVALID_QUERY for parameters that the operation, whose query is not open, does not have."""
+    """Raise INVALID_QUERY for parameters that the operation, whose query is not open, does not have, or has twice."""
     if not query:
         return
     known = [one.name for one in operation.parameters if one.place == "query"]
     prefixes = tuple(name.removesuffix("<name>") for name in known if name.endswith("<name>"))
-    unknown = [name for name in query if name not in known and not (prefixes and name.startswith(prefixes))]
-    first, hints = list(dict.fromkeys(unknown))[:MAX_PROBLEMS], Hints()
-    problems = [Problem(name[:_SHOWN_CHARS], "INVALID_QUERY", _words(name, known, hints)) for name in first]
+    times = Counter(name for name, _ in query.items())  # has an item for each value, unlike keys()
+    unknown = {name for name in times if name not in known and not (prefixes and name.startswith(prefixes))}
+    wrong, hints = [name for name, count in times.items() if count > 1 or name in unknown], Hints()
+    problems = [
+        Problem(
+            name[:_SHOWN_CHARS], "INVALID_QUERY", _words(name, known, hints) if name in unknown else _repeated(name)
+        )
+        for name in wrong[:MAX_PROBLEMS]
+    ]
     if problems:
         raise ApiError("INVALID_QUERY", problems[0].message, problems)
+
+
+def _repeated(name: str) -> str:
+    what = f"the query parameter {name[:_SHOWN_CHARS]!r} is given more than once"
+    return f"{what}: give it once, and where it may have several values, separate them by commas"
 
 
 def _words(name: str, known: list[str], hints: Hints) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta, timezone
 
 import pytest
+from redis.asyncio import Redis
 
 from services.ingest.api.operations import OPERATIONS
 from services.ingest.http.app import paths_of
 from services.ingest.http.operation import Operation
 from tests.integration.ingest.running import Api, RunningIngest, person
-from tests.integration.ingest.test_blasts import BLAST
+from tests.integration.ingest.test_blasts import BLAST, queued
 
 CLOSED = [one for one in OPERATIONS if not one.open_query]
 
@@ -23,6 +25,40 @@ async def test_an_unknown_query_parameter_is_refused_on_every_call(operation: Op
         assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY"), reply.text
         assert "'bogus'" in reply.body["message"]
         assert reply.problem("bogus") == "INVALID_QUERY"
+
+
+@pytest.mark.parametrize(
+    "query", ["channels=email&channels=whatsapp", "dryRun=true&dryRun=false", "metadata.run=a&metadata.run=b"]
+)
+async def test_a_parameter_that_is_given_twice_is_refused(query: str, api: Api, redis: Redis) -> None:
+    """Only one of its values would be used: a channel would get nothing, or a dry run would be sent."""
+    table = b"name,email,phone,code\nSiti,s@example.com,081224770000,1\n"
+    rest = "".join(f"&{one}" for one in ("templateId=otp", "channels=email") if one.split("=")[0] not in query)
+    reply = await api.post(f"{BLAST}?{query}{rest}", data=table, headers={"Content-Type": "text/csv"})
+    assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY"), reply.text
+    name = query.partition("=")[0]
+    assert reply.problem(name) == "INVALID_QUERY"
+    assert f"{name!r} is given more than once" in reply.body["message"]
+    assert await queued(redis) == []
+
+
+async def test_a_filter_with_two_values_is_refused(api: Api) -> None:
+    """The others would be left out without a word; a list is separated by commas."""
+    for path in ("/api/logs/messages?status=failed&status=sent", "/api/blasts?state=completed&state=scheduled"):
+        reply = await api.get(path)
+        assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY"), reply.text
+        assert "separate them by commas" in reply.body["message"]
+
+
+async def test_a_time_with_a_plus_that_is_not_escaped_is_read(api: Api) -> None:
+    """`+07:00` arrives as ` 07:00`, since a plus in a query is a space."""
+    table = b"name,email,code\nSiti,s@example.com,1\n"
+    at = datetime.now(timezone(timedelta(hours=7))).replace(microsecond=0) + timedelta(days=1)
+    path = f"{BLAST}?templateId=otp&channels=email&scheduledAt={at.isoformat()}"
+    reply = await api.post(path, data=table, headers={"Content-Type": "text/csv"})
+    assert reply.status == 202, reply.text
+    state = (await api.get(f"/api/blasts/{reply.body['blastId']}")).body["blast"]
+    assert datetime.fromisoformat(state["scheduledAt"]) == at
 
 
 async def test_a_filter_longer_than_any_value_is_refused(api: Api) -> None:
