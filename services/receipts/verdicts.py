@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from shared.smtp.blame import accuses_recipient, speaks_of_policy
+from shared.smtp.blame import accuses_recipient, names_another, speaks_of_policy
 from shared.smtp.replies import NO_SUCH_ADDRESS
 
 Verdict = Literal["hard", "soft"]
@@ -43,12 +43,13 @@ _DISABLED = "5.2.1"
 _SAYS_DISABLED = re.compile(r"\b(?:disabled|inactive|suspended|no longer active)\b", re.IGNORECASE)
 
 
-def severity(code: str, words: str, *, said_hard: bool = False) -> Verdict:
+def severity(code: str, words: str, recipient: str = "", *, said_hard: bool = False) -> Verdict:
     """Return whether a bounce with this code and these words is hard.
 
     `code` is an enhanced code (RFC 3463), a basic one, or "". The words may have a code of their own, which counts
     where `code` is missing or says nothing (x.y.0, x.5.z). `said_hard`: the provider calls the bounce hard, so only a
-    code or word to the contrary makes it soft.
+    code or word to the contrary makes it soft. So do words that quote addresses and not the `recipient`: they may be
+    about our sender.
     """
     words = words[:_LONGEST]
     basic, enhanced = _codes(code, words)
@@ -57,7 +58,7 @@ def severity(code: str, words: str, *, said_hard: bool = False) -> Verdict:
     if _NOT_THE_ADDRESS.fullmatch(enhanced) or _NETWORK.fullmatch(enhanced):
         return "soft"
     judged = _SAYS_DISABLED.sub(" ", words) if enhanced == _DISABLED else words
-    if speaks_of_policy(_NO_HOST.sub(" ", judged)):
+    if speaks_of_policy(_NO_HOST.sub(" ", judged)) or names_another(words, recipient):
         return "soft"
     unspecific = not enhanced or _says_nothing(enhanced)
     if unspecific and _SYNTAX.fullmatch(basic):

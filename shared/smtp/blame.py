@@ -119,11 +119,17 @@ def speaks_of_policy(text: str, recipient: str = "") -> bool:
 def names_another(text: str, recipient: str) -> bool:
     """Return whether a reply quotes addresses, and none of them may be the recipient's: it may be about the sender.
 
-    A server may know the recipient by an address of another domain; its local part is the same. False if no recipient
-    is given.
+    A server may know the recipient by an address of another domain, or without what follows a `+`; its local part is
+    the same. False if no recipient is given.
     """
-    named = {token.casefold().rpartition("@")[0] for token in _ADDRESS.findall(text[:_MOST_READ])}
-    return bool(recipient and named) and recipient.casefold().rpartition("@")[0] not in named
+    named = {_user_of(token) for token in _ADDRESS.findall(text[:_MOST_READ])}
+    return bool(recipient and named) and _user_of(recipient) not in named
+
+
+def _user_of(address: str) -> str:
+    """Return the local part of an address up to a `+`; of a text that is no address, the same of the whole."""
+    local, _, rest = address.casefold().rpartition("@")
+    return (local or rest).partition("+")[0].strip('"')
 
 
 def likeness(text: str, recipient: str) -> str:

@@ -51,7 +51,7 @@ def judge(outcome: Outcome, *, after_data: bool = False) -> tuple[str, Severity]
     by_words = is_derived or "." not in code or _is_vague(code)
     if by_words and after_data:
         return code, "soft"
-    return code, severity(str(reply.code) if is_derived else code, outcome.words)
+    return code, severity(str(reply.code) if is_derived else code, outcome.words, outcome.address)
 
 
 def words_of(outcome: Outcome) -> str:

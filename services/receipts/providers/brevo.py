@@ -53,16 +53,16 @@ def _read(event: Mapping[str, Any], found: Found) -> None:
         return
     code = _REPLY_CODE.search(words)
     reply = (code[1] if code else "", words)
-    kind = _KINDS[said]
-    verdict = _severity(said, event, reply) if kind == "bounced" else ""
+    kind, message = _KINDS[said], _message(event)
+    verdict = _severity(said, event, message.address, reply) if kind == "bounced" else ""
     # the account's other times are in its own zone
-    found.add(kind, _message(event), event.get("ts_epoch"), reply, verdict)
+    found.add(kind, message, event.get("ts_epoch"), reply, verdict)
 
 
-def _severity(said: str, event: Mapping[str, Any], reply: tuple[str, str]) -> Verdict:
+def _severity(said: str, event: Mapping[str, Any], recipient: str, reply: tuple[str, str]) -> Verdict:
     if said in _CONDEMNED:
-        return severity(*reply, said_hard=True)
-    return severity(*reply) if word(event.get("event")) == "deferred" else "soft"
+        return severity(*reply, recipient, said_hard=True)
+    return severity(*reply, recipient) if word(event.get("event")) == "deferred" else "soft"
 
 
 def _message(event: Mapping[str, Any]) -> Message:

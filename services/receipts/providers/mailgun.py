@@ -58,17 +58,18 @@ def _read(event: Mapping[str, Any], found: Found) -> None:
     if _KINDS[said] != "bounced":
         found.add(_KINDS[said], message, at, reply)
         return
-    found.add("bounced", message, at, reply, _severity(said, event, reason, reply))
+    found.add("bounced", message, at, reply, _severity(said, event, message.address, reply))
     if reason == _UNSUBSCRIBED:
         found.add("opted_out", message, at, reply)
 
 
-def _severity(said: str, event: Mapping[str, Any], reason: str, reply: tuple[str, str]) -> Verdict:
+def _severity(said: str, event: Mapping[str, Any], recipient: str, reply: tuple[str, str]) -> Verdict:
+    reason = word(event.get("reason"))
     if said != "failed" or word(event.get("severity")) != "permanent":
         return "soft"
     if reason == _BOUNCED_BEFORE:
         return "hard"
-    return severity(*reply, said_hard=True) if reason == _CONDEMNED else "soft"
+    return severity(*reply, recipient, said_hard=True) if reason == _CONDEMNED else "soft"
 
 
 def _message(event: Mapping[str, Any]) -> Message:

@@ -58,7 +58,9 @@ def _read(record: Mapping[str, Any], found: Found) -> None:
 def _read_bounce(record: Mapping[str, Any], found: Found) -> None:
     kind, reply = word(record.get("Type")), _reply(record)
     if kind in _CONDEMNED:
-        found.add("bounced", _message(record), _at(record), reply, severity("", reply[1], said_hard=True))
+        message = _message(record)
+        verdict = severity("", reply[1], message.address, said_hard=True)
+        found.add("bounced", message, _at(record), reply, verdict)
     elif kind in _SOFT:
         found.add("bounced", _message(record), _at(record), reply, "soft")
     elif kind == "unsubscribe":

@@ -53,9 +53,9 @@ def _read(event: Mapping[str, Any], found: Found) -> None:
     data = mapping(event.get("data"))
     bounce = next((part for name in ("bounce", "failed", "suppressed") if (part := mapping(data.get(name)))), {})
     words, reply = first_text(bounce, "message", "reason", most=LONGEST_WORDS), _reply(bounce)
-    kind = _KINDS[said]
-    verdict = _severity(said, bounce, words, reply) if kind == "bounced" else ""
-    found.add(kind, _message(data), event.get("created_at"), ("", reply or words), verdict)
+    kind, message = _KINDS[said], _message(data)
+    verdict = _severity(said, bounce, words, reply, message.address) if kind == "bounced" else ""
+    found.add(kind, message, event.get("created_at"), ("", reply or words), verdict)
 
 
 def _reply(bounce: Mapping[str, Any]) -> str:
@@ -64,7 +64,7 @@ def _reply(bounce: Mapping[str, Any]) -> str:
     return " ".join(filter(None, (text(one, LONGEST_WORDS) for one in (items(codes) or (codes,)))))
 
 
-def _severity(said: str, bounce: Mapping[str, Any], words: str, reply: str) -> Verdict:
+def _severity(said: str, bounce: Mapping[str, Any], words: str, reply: str, recipient: str) -> Verdict:
     kind, subtype = word(bounce.get("type")), word(bounce.get("subType"))
     if said == "emailsuppressed" or subtype in _ON_A_LIST or (not kind and _SAID_SUPPRESSED in words):
         return "hard"
@@ -73,7 +73,7 @@ def _severity(said: str, bounce: Mapping[str, Any], words: str, reply: str) -> V
     said_hard = kind == "permanent" and subtype in _CONDEMNED
     said_hard = said_hard or (not kind and _SAID_HARD in words)
     # Resend's explanations speak of reputation and suppression lists: of them only the codes count
-    return severity("", reply, said_hard=said_hard) if reply else severity(words, "", said_hard=said_hard)
+    return severity("", reply, recipient, said_hard=said_hard) if reply else severity(words, "", said_hard=said_hard)
 
 
 def _message(data: Mapping[str, Any]) -> Message:

@@ -55,20 +55,20 @@ def _read(event: Mapping[str, Any], found: Found) -> None:
         address_of(event.get("email")),
     )
     reply = first_text(event, "status"), first_text(event, "reason", "response", most=LONGEST_WORDS)
-    at, verdict = event.get("timestamp"), _severity(said, event, reply)
+    at, verdict = event.get("timestamp"), _severity(said, event, message.address, reply)
     found.add(_KINDS[said], message, at, reply, verdict if _KINDS[said] == "bounced" else "")
     if said == "dropped" and word(event.get("reason")) == _UNSUBSCRIBED:
         found.add("opted_out", message, at, reply)
 
 
-def _severity(said: str, event: Mapping[str, Any], reply: tuple[str, str]) -> Verdict:
+def _severity(said: str, event: Mapping[str, Any], recipient: str, reply: tuple[str, str]) -> Verdict:
     if said == "dropped":
         return "hard" if word(event.get("reason")) in _DROPPED_FOR_THE_ADDRESS else "soft"
     if said == "blocked" or word(event.get("type")) not in {"", "bounce"}:
         return "soft"
     if word(event.get("bounce_classification")) not in _ABOUT_THE_ADDRESS:
         return "soft"
-    return severity(*reply, said_hard=text(event.get("type")).lower() == "bounce")
+    return severity(*reply, recipient, said_hard=text(event.get("type")).lower() == "bounce")
 
 
 read = reader_of_events("sendgrid", _read)

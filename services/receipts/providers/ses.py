@@ -100,7 +100,7 @@ def _read_bounce(event: Mapping[str, Any], sent_at: Any, found: Found) -> None:
             continue
         message = _message(mail, one.get("emailAddress"))
         code, words = text(one.get("status")), text(one.get("diagnosticCode"), LONGEST_WORDS)
-        found.add("bounced", message, at, (code, words), _severity(kind, subtype, code, words))
+        found.add("bounced", message, at, (code, words), _severity(kind, subtype, (code, words), message.address))
         if subtype in _UNSUBSCRIBED:
             found.add("opted_out", message, at, (code, words))
 
@@ -110,13 +110,13 @@ def _has_report(recipient: Mapping[str, Any]) -> bool:
     return any(text(recipient.get(name)) for name in ("action", "status", "diagnosticCode"))
 
 
-def _severity(kind: str, subtype: str, code: str, words: str) -> Verdict:
+def _severity(kind: str, subtype: str, reply: tuple[str, str], recipient: str) -> Verdict:
     if kind == "permanent":
         if subtype in _ON_A_LIST:
             return "hard"
-        return "soft" if subtype in _UNSUBSCRIBED else severity(code, words, said_hard=subtype in _CONDEMNED)
-    invalid_domain = kind == "transient" and code == _INVALID_DOMAIN
-    return severity(code, words, said_hard=True) if invalid_domain else "soft"
+        return "soft" if subtype in _UNSUBSCRIBED else severity(*reply, recipient, said_hard=subtype in _CONDEMNED)
+    invalid_domain = kind == "transient" and reply[0] == _INVALID_DOMAIN
+    return severity(*reply, recipient, said_hard=True) if invalid_domain else "soft"
 
 
 def _read_complaint(event: Mapping[str, Any], sent_at: Any, found: Found) -> None:

@@ -205,6 +205,7 @@ def test_verdict_in_another_language_needs_a_code(words: str) -> None:
         ("5.1.1 MAIL FROM:<news@shop.example> does not exist", False),
         ("5.1.1 <Ana@Example.com>: User unknown", True),
         ("5.1.1 ana@inside.example.net: no such user", True),
+        ("5.1.1 <ana+news@example.com>: no such user", True),
         ("5.1.1 <news@shop.example> to <ana@example.com>: no such recipient", True),
         ("5.1.1 RCPT TO:<ana@example.com> unknown user", True),
     ],

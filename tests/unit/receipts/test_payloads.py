@@ -63,6 +63,41 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
+_JANE, _JOB, _AT = "jane@example.com", "06fv3k9qz1m2n4p7:17:email", 1_789_999_000
+_HARD_ABOUT = {
+    "ses": {
+        "eventType": "Bounce",
+        "mail": {"messageId": "7c191be45", "destination": [_JANE]},
+        "bounce": {
+            "bounceType": "Permanent",
+            "bounceSubType": "General",
+            "bouncedRecipients": [{"emailAddress": _JANE, "status": "5.1.1", "diagnosticCode": "WORDS"}],
+        },
+    },
+    "sendgrid": {"event": "bounce", "type": "bounce", "email": _JANE, "kurir_job": _JOB, "reason": "WORDS"},
+    "mailgun": {
+        "event-data": {
+            "event": "failed",
+            "severity": "permanent",
+            "reason": "bounce",
+            "recipient": _JANE,
+            "user-variables": {"kurir_job": _JOB},
+            "delivery-status": {"code": 550, "message": "WORDS"},
+        }
+    },
+    "postmark": {
+        "RecordType": "Bounce", "Type": "HardBounce", "Email": _JANE, "MessageID": "883953f4", "Details": "WORDS"
+    },
+    "brevo": {"event": "hard_bounce", "email": _JANE, "X-Mailin-custom": _JOB, "reason": "WORDS", "ts_epoch": _AT},
+    "resend": {
+        "type": "email.bounced",
+        "data": {
+            "email_id": "56761188",
+            "to": [_JANE],
+            "bounce": {"type": "Permanent", "subType": "General", "diagnosticCode": ["WORDS"]},
+        },
+    },
+}  # fmt: skip
 BATCHED = [case for case in CASES if isinstance(case.body, list) and case.body]
 
 
@@ -207,3 +242,12 @@ def test_a_form_of_mailgun_is_kept_with_what_it_is(form: bytes) -> None:
     assert READERS["mailgun"](form, TAKEN_AT) == Reading(
         problem="it is a form, from a route or a legacy webhook of Mailgun, whose webhooks send JSON"
     )
+
+
+@pytest.mark.parametrize("provider", _HARD_ABOUT)
+@pytest.mark.parametrize(("quoted", "severity"), [(_JANE, "hard"), ("news@shop.example", "soft")])
+def test_a_bounce_that_quotes_another_address_is_soft(provider: str, quoted: str, severity: str) -> None:
+    """At every provider: a server that does not know our sender condemns no recipient."""
+    body = json.dumps(_HARD_ABOUT[provider]).replace("WORDS", f"smtp; 550 5.1.1 <{quoted}>: User unknown")
+    (receipt,) = READERS[provider](body.encode(), TAKEN_AT).receipts
+    assert (receipt.kind, receipt.severity) == ("bounced", severity)

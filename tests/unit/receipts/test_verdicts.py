@@ -84,6 +84,22 @@ def test_providers_word_counts_where_nothing_contradicts(code: str, words: str) 
         assert severity(code, words) == "soft"
 
 
+@pytest.mark.parametrize(
+    ("words", "verdict"),
+    [
+        ("smtp; 550 5.1.1 <news@shop.example>: User unknown", "soft"),
+        ("550 5.1.1 unknown user: bounces+7@mail.shop.example", "soft"),
+        ("550 5.1.1 <jane@inside.example.net>: no such user", "hard"),
+        ("550 5.1.1 <Jane@Example.com> from <news@shop.example>: no such recipient", "hard"),
+        ("550 5.1.1 user unknown", "hard"),
+    ],
+)
+@pytest.mark.parametrize("recipient", ["jane@example.com", "jane+shop@example.com", "jane", '"jane"@example.com'])
+def test_words_about_another_address_are_soft(words: str, verdict: str, recipient: str) -> None:
+    """A server that does not know our sender says so with the codes of a recipient; the recipient may be well."""
+    assert severity("5.1.1", words, recipient, said_hard=True) == verdict
+
+
 @given(code=st.text(max_size=80), words=st.text(max_size=4000), said_hard=st.booleans())
 def test_any_text_has_a_verdict(code: str, words: str, said_hard: bool) -> None:
     """Any text has a verdict."""

@@ -199,6 +199,14 @@ def test_only_a_verdict_on_our_recipient_is_hard(final: str, severity: str) -> N
     assert [one.severity for one in read(raw).receipts] == [severity]
 
 
+def test_a_report_that_quotes_only_our_sender_condemns_nobody() -> None:
+    """The remote server does not know the address in our From, as a reply to us may say too."""
+    raw = sample("postfix-unknown-user")
+    quoting = raw.replace(b"550 5.1.1 <ana@example.org>", b"550 5.1.1 <billing@example.com>")
+    assert quoting != raw
+    assert [one.severity for one in read(quoting).receipts] == ["soft"]
+
+
 @pytest.mark.parametrize(
     "to",
     [
