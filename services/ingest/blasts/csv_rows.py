@@ -2,8 +2,9 @@
 
 Accepts every encoding and line end that `csv_text` reads. Cells are separated by commas, semicolons (which spreadsheets
 write where the comma is the decimal point), tabs or bars, recognised from the header row or from a spreadsheet's `sep=`
-line before it. Quoted cells may contain line breaks. Blank rows are skipped. A row may lack its last cells: they count
-as empty.
+line before it. Quoted cells may contain line breaks, but not what looks like further rows: with a quote too many, a
+recipient would get the values of the next ones. Blank rows are skipped. A row may lack its last cells: they count as
+empty.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _TAB = re.compile(r"\\t|<?tab>?", re.IGNORECASE)
 _HEADER_LINES = 20
 # DOS's end-of-file mark
 _END_OF_FILE = ["\x1a"]
+# an email address or a phone number, as far as is needed to tell a row from the second line of a cell
+_ADDRESS = re.compile(r"[^\s@]++@[^\s@]++|(?=(?:[^0-9]*+[0-9]){8})[0-9 ()+./-]++")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +197,18 @@ class _Reader:
                     self._keep(source.taken)
                     return
                 raise ApiError("MALFORMED_CSV", self._broken(source, error)) from error
+            if len(source.taken) > 1:
+                self._check_lines(source.taken)
             self._line += len(source.taken)
             yield cells
+
+    def _check_lines(self, taken: list[str]) -> None:
+        """Raise ApiError if the lines of one row look like rows of their own."""
+        width = self.header.width if self.header else 0
+        lines = [line for line in taken if line.strip(_NOTHING)]
+        if width > 1 and len(lines) > 1 and _are_rows(lines, self._delimiter, width):
+            what = f"the quote that opens a cell is closed only in line {self._line + len(taken)}, after other rows"
+            raise ApiError("MALFORMED_CSV", f"line {self._line + 1}: {what}; remove it, or double it")
 
     def _keep(self, taken: list[str]) -> None:
         """Put an incomplete row back, to be read again with the following text."""
@@ -216,6 +229,14 @@ class _Reader:
         if "field limit" in str(error):
             return f"line {first}: a cell is longer than {csv.field_size_limit()} characters"
         return f"line {last}: text follows a closing quote; double each quote within a cell"
+
+
+def _are_rows(lines: list[str], delimiter: str, width: int) -> bool:
+    """Return whether each line has as many cells as the header, and all have an address in the same column."""
+    rows = [line.rstrip("\n").replace('"', "").split(delimiter) for line in lines]
+    if not all(len(cells) >= width and not any(cells[width:]) for cells in rows):
+        return False
+    return any(all(_ADDRESS.fullmatch(cells[place].strip()) for cells in rows) for place in range(width))
 
 
 class _Source:

@@ -215,6 +215,46 @@ async def test_a_broken_file_gets_one_error_that_helps(raw: bytes) -> None:
     assert await refusal(raw) == BROKEN[raw]
 
 
+SWALLOWED = {
+    "the rest": (",", 'a@example.com,Jl. A,"1\nb@example.com,Jl. B,2\nc@example.com,Jl. C,3"', 3),
+    "the next code": (",", 'a@example.com,"Jl. A,1\nb@example.com,Jl. B",2', 3),
+    "a whole row": (",", '"a@example.com,Jl. A,1\nb@example.com,Jl. B,2"', 3),
+    "short and blank rows": (",", 'a@example.com,Jl. A,"1\n\n,,\nb@example.com,,"', 3),
+    "phones": (";", '0812 2477 2000;Jl. A;"1\n+62 812-2477-2001;Jl. B;2"', 3),
+    "tabs": ("\t", 'a@example.com\tJl. A\t"1\nb@example.com\tJl. B\t"', 3),
+    "empty columns": (",", 'a@example.com,"1,,\nb@example.com,2",,', 2),
+}
+
+
+@pytest.mark.parametrize("kind", SWALLOWED)
+async def test_a_quote_that_swallows_rows_is_refused(kind: str) -> None:
+    """A quote too many would make one recipient of several, and give the first the values of the others."""
+    delimiter, rows, width = SWALLOWED[kind]
+    raw = delimiter.join(["email", "city", "code"][:width]) + f"\n{rows}\n"
+    last = raw.count("\n")
+    assert await refusal(raw.encode()) == (
+        f"line 2: the quote that opens a cell is closed only in line {last}, after other rows; remove it, or double it"
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        'a@example.com,"Jl. A\nSolo",1',
+        'a@example.com,"Jl. A, 3\nSolo, Jawa",1',
+        'a@example.com,Jl. A,"ask\nb@example.com"',
+        'a@example.com,Jl. A,"ask:\nb@example.com, his boss, or\nc@example.com"',
+        'a@example.com,Jl. A,"Dear Siti, here it is:\n0812 2477 2000, Budi, Solo"',
+        'a@example.com,Jl. A,"\n1\n"',
+    ],
+)
+async def test_a_cell_of_several_lines_is_read(row: str) -> None:
+    """Addresses, stories and signatures have line breaks and separators, but no complete rows."""
+    (found,) = await read(f"email,city,code\n{row}\n".encode())
+    assert found.cells[0] == "a@example.com"
+    assert any("\n" in cell for cell in found.cells)
+
+
 @pytest.mark.parametrize("row", [b"x" * (LIMIT + 1), b'"' + b"x\n" * LIMIT])
 async def test_an_endless_row_is_refused(row: bytes) -> None:
     """It is refused before it is held in memory; an unclosed quote would make one row of the whole file."""
