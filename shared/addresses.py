@@ -26,6 +26,8 @@ INVISIBLE = (
     " \t\r\n\u00a0\u00ad\u061c\u200b\u200c\u200d\u200e\u200f"
     "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
+# a spreadsheet's mark before a text, and what programs make of it; no number and no mailbox begins with one
+TEXT_MARKS = "'\u2018\u2019`"
 # all that shows nothing: a text of these alone is no text
 BLANK = (
     INVISIBLE + "\v\f\x1c\x1d\x1e\x1f\x85\u115f\u1160\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008"

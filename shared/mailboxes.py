@@ -3,7 +3,8 @@
 The normal form is email-validator's, without a DNS lookup; `.test` domains are allowed, other special-use names
 (`.local`, `.invalid` …) are not. The library takes tens of microseconds; plain ASCII takes a fast path with the same
 result, which a test compares with the library over generated input. No normal form contains a line break, a space or a
-control character, so none can break out of a header.
+control character, so none can break out of a header. A spreadsheet's mark before an address is not part of it: the mail
+would go to a mailbox that nobody has, and a suppression would stop none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import lru_cache
 from email_validator import EmailNotValidError, validate_email
 from email_validator.rfc_constants import ATEXT, CASE_INSENSITIVE_MAILBOX_NAMES
 
-from shared.addresses import INVISIBLE, AddressError, ascii_domain
+from shared.addresses import INVISIBLE, TEXT_MARKS, AddressError, ascii_domain
 from shared.hosts import is_fully_qualified
 
 MAX_EMAIL_CHARS = 320
@@ -39,7 +40,7 @@ _UNFIT = re.compile(r"[\x00-\x20\x7f<>]")
 
 def normal_email(text: str) -> str:
     """Return the normal form of an email address; raises AddressError."""
-    text = text.strip(INVISIBLE)
+    text = text.strip(INVISIBLE).lstrip(TEXT_MARKS)
     return _plain_email(text) or _any_email(text)
 
 

@@ -51,7 +51,7 @@ async def _import(call: Call) -> web.Response:
     query, limits = call.request.query, call.gateway.settings.limits
     reader = RowReader(_defaults(call, query))
     how = How(_choice(query, "validation", _VALIDATIONS) == "permissive", _choice(query, "dryRun", _FLAGS) == "true")
-    rows = csv_rows(chunks(call, limits.upload_bytes), limits.line_bytes, codec, recipients=False)
+    rows = csv_rows(chunks(call, limits.upload_bytes), limits.line_bytes, codec, reader.read_columns)
     with disk_trouble():
         imported = await import_rows(rows, reader, call.gateway.queue, call.gateway.spool_folder, how)
     return json_response(

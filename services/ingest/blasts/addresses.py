@@ -22,6 +22,9 @@ from shared.mailboxes import Mailbox, normal_email, parse_mailbox
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15  # E.164 allows 15; no country has fewer than 7 with its code
 _FEWEST_WITHOUT_CODE = _FEWEST_DIGITS - 3
 MAX_NAME_CHARS = 200
+# valid as a mailbox's name, but nobody has such a mailbox
+_ANY_OF_DOMAIN = re.compile(r"\s*[*%]+@")
+_NO_PATTERNS = "This looks like a pattern, but a suppression is of one address. Give each address in full."
 
 
 def normal_phone(text: str, region: str) -> str:
@@ -131,7 +134,9 @@ def _valid(text: str, region: str | None) -> PhoneNumber | None:
 
 
 def normal_address(channel: str, text: str, region: str, field: str) -> str | Problem:
-    """Return the normal form of a channel's address, or the problem of `field`."""
+    """Return the normal form of an address to suppress on a channel, or the problem of `field`."""
+    if channel == "email" and _ANY_OF_DOMAIN.match(text):
+        return Problem(field, "INVALID_EMAIL", _NO_PATTERNS)
     try:
         return normal_email(text) if channel == "email" else normal_phone(text, region)
     except AddressError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -37,6 +37,8 @@ _HEADER_LINES = 20
 _END_OF_FILE = ["\x1a"]
 # an email address or a phone number, as far as is needed to tell a row from the second line of a cell
 _ADDRESS = re.compile(r"[^\s@]++@[^\s@]++|(?=(?:[^0-9]*+[0-9]){8})[0-9 ()+./-]++")
+
+Columns = Callable[[Sequence[str]], Header]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,14 @@ class CsvRow:
 
 
 async def csv_rows(
-    chunks: AsyncIterator[bytes], limit: int, codec: str = "", *, recipients: bool = True
+    chunks: AsyncIterator[bytes], limit: int, codec: str = "", columns: Columns = read_header
 ) -> AsyncIterator[list[CsvRow]]:
     """Yield the rows after the header, a few at a time; raises ApiError.
 
-    `limit` caps the length of one row. `codec` is that of the Content-Type's charset, if it names one.
-    With `recipients`, the header must have at least one of a recipient's columns.
+    `limit` caps the length of one row. `codec` is that of the Content-Type's charset, if it names one. `columns` reads
+    the header row, and raises ApiError if it lacks a column.
     """
-    reader = _Reader(min(limit, MAX_ROW_CHARS), recipients=recipients)
+    reader = _Reader(min(limit, MAX_ROW_CHARS), columns)
     async for text in text_of(chunks, codec):
         for start in range(0, len(text), _PIECE_CHARS):
             if rows := reader.feed(text[start : start + _PIECE_CHARS]):
@@ -96,9 +98,9 @@ async def csv_rows(
 class _Reader:
     """Drives csv.reader piece by piece: an incomplete row is read again with the next piece."""
 
-    def __init__(self, limit: int, *, recipients: bool) -> None:
+    def __init__(self, limit: int, columns: Columns) -> None:
         self.header: Header | None = None
-        self._recipients = recipients
+        self._columns = columns
         self._limit = limit
         self._hint = ""
         self._delimiter = ""
@@ -125,7 +127,7 @@ class _Reader:
             if not any(map(str.strip, cells)) or cells == _END_OF_FILE:
                 continue
             if self.header is None:
-                self.header = read_header(cells, recipients=self._recipients)
+                self.header = self._columns(cells)
             else:
                 written = len(cells)
                 if written < self.header.width:

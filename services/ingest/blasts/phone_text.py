@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from shared.addresses import plain_signs
+from shared.addresses import TEXT_MARKS, plain_signs
 
 MAX_CHARS = 64
 
@@ -80,7 +80,7 @@ def _bare(text: str) -> str:
     text = text.removeprefix("=")
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
-    text = text.lstrip("'\u2018\u2019`").strip()
+    text = text.lstrip(TEXT_MARKS).strip()
     if found := _DIALLED.match(text):
         text = text[found.end() :].strip()
     inner = text[1:-1]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
 from services.ingest.blasts.addresses import normal_address
-from services.ingest.blasts.csv_header import Header
+from services.ingest.blasts.csv_header import Header, read_header
 from services.ingest.blasts.csv_rows import CsvRow
 from services.ingest.http.errors import ApiError, Problem
 from shared.channels import CHANNELS
 from shared.spreadsheets import unguarded
-from shared.suppressions import SCOPES, Scope, Source, Suppression, scope_of
+from shared.suppressions import SCOPES, SOURCES, Scope, Source, Suppression, scope_of
 
 # usual names of columns, without case, spaces and punctuation
 _ALIASES: Mapping[str, str] = {
@@ -72,19 +72,21 @@ Entry = tuple[str, str, Suppression]
 
 
 class RowReader:
-    """Reads the rows of one file; raises ApiError where its header has no column for addresses."""
+    """Reads one file: first its header, then its rows."""
 
     def __init__(self, defaults: Defaults) -> None:
         self._defaults = defaults
-        self._header: Header | None = None
         self._places: dict[str, int] = {}
         self.ignored: list[str] = []
 
+    def read_columns(self, cells: Sequence[str]) -> Header:
+        """Read the header row; raises ApiError if it has no column for addresses."""
+        header = read_header(cells, recipients=False)
+        self._learn(header)
+        return header
+
     def read(self, row: CsvRow, index: int) -> list[Entry] | list[Problem]:
         """Return the suppressions of a row (channel, address, suppression), or its problems."""
-        if row.header is not self._header:
-            self._header = row.header
-            self._learn(row.header)
         path, line = f"rows[{index}]", f"line {row.line}: "
         cells = {field: text for field, place in self._places.items() if (text := _text(row.cells[place]))}
         found = self._suppression(cells)
@@ -133,7 +135,8 @@ class RowReader:
         ]
         source = _SOURCES.get(_plain(cells["source"])) if "source" in cells else self._defaults.source
         if source is None:
-            problems.append(Problem("source", "INVALID_VALUE", f"the source {cells['source'][:60]!r} is unknown"))
+            what = f"the source {cells['source'][:60]!r} is unknown: use {', '.join(SOURCES)}"
+            problems.append(Problem("source", "INVALID_VALUE", what))
             source = "import"
         scope = cells.get("scope", "").lower() or self._defaults.scope or scope_of(source)
         if scope not in SCOPES:

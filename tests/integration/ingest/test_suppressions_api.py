@@ -314,11 +314,48 @@ async def test_bad_rows_are_listed_with_their_lines(api: Api) -> None:
     assert await listed(api) == ["a@example.com"]
 
 
-@pytest.mark.parametrize("text", ["", "\n", "name,city\nSiti,Jakarta\n", "siti@example.com\nbudi@example.com\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "name,city\nSiti,Jakarta\n",
+        "siti@example.com\nbudi@example.com\n",
+        "siti@example.com\n",
+        '[{"email":"siti@example.com"}]',
+    ],
+)
 async def test_a_file_without_a_column_of_addresses_is_one_error(text: str, api: Api) -> None:
-    """The rows do not repeat the error."""
+    """The rows do not repeat the error. A file of one line, which would be its header, suppresses nobody."""
     reply = await load(api, text)
     assert (reply.status, reply.body["code"], reply.body["errors"]) == (400, "MALFORMED_CSV", [])
+
+
+async def test_a_file_of_no_rows_is_imported(api: Api) -> None:
+    """An export of an empty list has only its header."""
+    reply = await load(api, "channel,address,scope\n")
+    assert (reply.status, reply.body["total"]) == (200, 0), reply.text
+
+
+async def test_a_spreadsheets_mark_is_not_part_of_an_address(api: Api) -> None:
+    """The address without it is suppressed; with it nobody would be."""
+    assert (await load(api, "email,phone\n'siti@example.com,'0812-2477-0000\n")).body["added"] == 2
+    assert sorted(await listed(api)) == ["6281224770000", "siti@example.com"]
+
+
+@pytest.mark.parametrize("address", ["*@example.com", "%@example.com", " *@example.com"])
+async def test_a_pattern_is_refused(address: str, api: Api) -> None:
+    """It would be stored as the mailbox of this name, and stop no message to the domain."""
+    reply = await api.post("/api/suppressions", {"channel": "email", "address": address})
+    assert (reply.status, reply.body["code"]) == (422, "INVALID_EMAIL"), reply.text
+    assert (await load(api, f"email\n{address}\n")).body["code"] == "INVALID_EMAIL"
+    assert await listed(api) == []
+
+
+async def test_an_unknown_source_is_refused_with_the_known_ones(api: Api) -> None:
+    """The scope follows from the source, so it is not guessed."""
+    reply = await load(api, "email,type\nsiti@example.com,soft bounce\n")
+    assert "line 2: the source 'soft bounce' is unknown: use api, bounce, complaint" in reply.body["message"]
 
 
 @pytest.mark.parametrize("query", ["scope=some", "channel=x", "source=x", "validation=x", "dryRun=maybe"])

@@ -11,7 +11,8 @@ import pytest
 from services.email_sender.mime import mailbox, parameter, unstructured
 from services.email_sender.replies import Stage, asked_wait_s, classify
 from services.ingest.blasts.addresses import normal_phone, read_mailbox
-from services.ingest.blasts.csv_rows import _Reader
+from services.ingest.blasts.csv_header import read_header as read_columns
+from services.ingest.blasts.csv_rows import _are_rows, _Reader
 from services.ingest.http.decoding import convert
 from services.ingest.http.requests import BlastRequest
 from services.sandbox.header import decode_words
@@ -52,7 +53,7 @@ def _problem(text: str) -> None:
 
 
 def _hint(text: str) -> None:
-    _Reader(1024 * 1024, recipients=True).feed(f"sep={text}xy\n")
+    _Reader(1024 * 1024, read_columns).feed(f"sep={text}xy\n")
 
 
 def _code(text: str) -> None:
@@ -67,6 +68,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "mailbox with an address": lambda text: read_mailbox(f"{text}<{text}>", "from"),
     "email": normal_email,
     "hint of a CSV file": _hint,
+    "lines of a CSV cell": lambda text: _are_rows([text, text], "\0", 1),
     "phone": lambda text: normal_phone(text, "ID"),
     "problem": _problem,
     "SMTP reply": lambda text: classify(Stage.RCPT, Reply(450, text)),
