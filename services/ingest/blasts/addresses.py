@@ -22,6 +22,7 @@ from shared.mailboxes import Mailbox, normal_email, parse_mailbox
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15  # E.164 allows 15; no country has fewer than 7 with its code
 _FEWEST_WITHOUT_CODE = _FEWEST_DIGITS - 3
 MAX_NAME_CHARS = 200
+_MOBILE = frozenset({PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE})
 # valid as a mailbox's name, but nobody has such a mailbox
 _ANY_OF_DOMAIN = re.compile(r"\s*[*%]+@")
 _NO_PATTERNS = "This looks like a pattern, but a suppression is of one address. Give each address in full."
@@ -88,6 +89,12 @@ def _shortcoming(digits: str, last: str, region: str) -> str:
         return f"This has {count} {digits_word}, too few for a phone number. Give the number in full."
     if count > _MOST_DIGITS:
         return f"This has {count} digits, but a phone number has at most {_MOST_DIGITS}. Give only one number."
+    if _is_cut_off(digits, region):
+        code = phonenumbers.country_code_for_region(region)
+        return (
+            f"This begins with the country code {code}, but has too few digits for a mobile number. "
+            "Give the number in full."
+        )
     if _reading(digits[: -len(last)], region) is not None:
         return (
             f"This looks like two numbers, or a number and a note: without {last!r} it is valid. Give only one number."
@@ -102,7 +109,23 @@ def _reading(digits: str, region: str) -> str | None:
     international = _international(f"+{digits}") if digits[0] != "0" and len(digits) <= _MOST_DIGITS else None
     if international and _is_mobile_of(international, region):
         return international
+    if international is None and _is_cut_off(digits, region):
+        return None
     return _formatted(_valid(digits, region)) or international
+
+
+def _is_cut_off(digits: str, region: str) -> bool:
+    """Return whether digits without `+` are the region's country code and the beginning of a mobile number.
+
+    As a number within the region, without its trunk prefix, they could be a landline: 62812247 is not 0628 12247.
+    """
+    code = phonenumbers.country_code_for_region(region)
+    if not digits.startswith(str(code)) or not phonenumbers.ndd_prefix_for_region(region, True):
+        return False
+    found = _valid(digits, region)
+    if found is None or phonenumbers.number_type(found) in _MOBILE:
+        return False
+    return any(_is_mobile_of(f"{digits}{filler * more}", region) for filler in "05" for more in range(1, 7))
 
 
 def _international(digits: str) -> str | None:
@@ -121,8 +144,7 @@ def _is_mobile_of(digits: str, region: str) -> bool:
     number = phonenumbers.parse(f"+{digits}", None)
     if number.country_code != phonenumbers.country_code_for_region(region):
         return False
-    kind = phonenumbers.number_type(number)
-    return kind in {PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE}
+    return phonenumbers.number_type(number) in _MOBILE
 
 
 def _valid(text: str, region: str | None) -> PhoneNumber | None:

@@ -79,6 +79,9 @@ CAUSES = {
     "This contains ','.": ["0812 2477 2000,"],
     "without '2' it is valid.": ["0812 2477 2000 2", "0812-2477-2000-2", "+62 812 2477 2000 2"],
     "without '101' it is valid.": ["0812 2477 100-101", "0812 2477 2000 101"],
+    "This begins with the country code 62, but has too few digits for a mobile number.": [
+        "62812247", "628122477", "62 812 2477", "62-8122-477", "62 (0)812 247", "6285141777",
+    ],
     "This has 1 digit,": ["7"],
     "This has 4 digits,": ["0812"],
     "This has 24 digits,": ["0812 2477 2000 0812 2477 2001", "081224772000 - 081224772001"],
@@ -140,6 +143,31 @@ def test_whatsapps_spellings_of_numbers_are_accepted(text: str, digits: str) -> 
 def test_national_notations_of_numbers_are_read(text: str, region: str, digits: str) -> None:
     """Trunk prefixes, slashes after area codes, pairs of digits and significant leading zeros are accepted."""
     assert normal_phone(text, region) == digits
+
+
+@pytest.mark.parametrize(
+    ("text", "region", "digits"),
+    [
+        ("0628 12247", "ID", "6262812247"),
+        ("+62 628 12247", "ID", "6262812247"),
+        ("622 435123", "ID", "62622435123"),
+        ("491 1234567", "DE", "494911234567"),
+        ("(55) 3221-1234", "BR", "555532211234"),
+        ("6581 2345", "SG", "6565812345"),
+        ("391 234 5678", "IT", "393912345678"),
+        ("91234 56789", "IN", "919123456789"),
+    ],
+)
+def test_national_numbers_that_begin_like_a_country_code_are_read(text: str, region: str, digits: str) -> None:
+    """Only the beginning of a mobile number behind the region's own code is refused."""
+    assert normal_phone(text, region) == digits
+
+
+@pytest.mark.parametrize(("text", "region"), [("628122477", "ID"), ("491511234567", "DE"), ("336123456", "FR")])
+def test_a_mobile_number_that_is_cut_off_reaches_nobody(text: str, region: str) -> None:
+    """Without its last digits it would be a landline of another town, whose trunk prefix is missing."""
+    with pytest.raises(AddressError, match="too few digits for a mobile number"):
+        normal_phone(text, region)
 
 
 @pytest.mark.cost
