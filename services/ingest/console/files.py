@@ -20,6 +20,8 @@ _KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _INDEX, _FRAME = "index.html", "frame.html"
 _VERSION_LENGTH = 12
 _STYLE_SPACES = re.compile(rb"(:)\s+|\s*([{};,])\s*")
+# htm itself drops the line ends beside tags and values
+_LINE_ENDS = re.compile(rb"([,;{(])\n|([>}])\n(?=<|\$\{)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,15 @@ def read_console_files(folder: Path = _FOLDER) -> ConsoleFiles:
 def _lean(name: str, content: bytes) -> bytes:
     """Return one of our own files without what browsers need not load: indentation, lines of comment, spaces in styles.
 
-    No statement or text in them depends on how a line begins, and no text of a style on spaces beside its marks. A
-    library stays as its package has it.
+    No statement or text in them depends on how a line begins, or on a line's end after one of the marks, and no text of
+    a style on spaces beside its marks. A library stays as its package has it.
     """
     if name.startswith("vendor/") or not name.endswith((".js", ".css", ".html")):
         return content
     lines = (line.strip() for line in content.splitlines())
     lean = b"\n".join(line for line in lines if line and not line.startswith((b"//", b"/*", b"* ", b"*/")))
+    if name.endswith(".js"):
+        return _LINE_ENDS.sub(lambda mark: mark[1] or mark[2], lean)
     return _STYLE_SPACES.sub(lambda mark: mark[1] or mark[2], lean) if name.endswith(".css") else lean
 
 
