@@ -137,9 +137,7 @@ class Keyboard:
         # the focus may be in any of its parts
         for _ in range(6):
             self._keys.press("ArrowLeft")
-        self._keys.type(moment.strftime("%m%d%Y"))
-        self._keys.press("ArrowRight")
-        self._keys.type(moment.strftime("%I%M%p"))
+        self._keys.type(moment.strftime("%m%d%Y%I%M%p"))
 
 
 _FOCUSED = """() => {

@@ -6,7 +6,7 @@ import { useStore } from "./core/store.js";
 import { nextTheme, theme } from "./core/theme.js";
 import { html, render, useEffect, useState } from "./core/view.js";
 import { Button, Empty, Page, Problem } from "./parts/basics.js";
-import { Dialogs } from "./parts/dialog.js";
+import { Dialog, Dialogs } from "./parts/dialog.js";
 import { Field, Form, problemOf } from "./parts/form.js";
 import { Toasts } from "./parts/toasts.js";
 import { Blast } from "./pages/blast.js";
@@ -81,14 +81,17 @@ function Shell() {
     </div><${Dialogs} /><${Toasts} />`;
 }
 
-function SignIn() {
+function KeyForm() {
   const [apiKey, setKey] = useState("");
-  useEffect(() => { document.title = "Sign in · Kurir"; }, []);
-  return html`<main class="sign-in"><h1><span class="mark" aria-hidden="true" />Kurir</h1>
-    <${Form} act=${() => signIn(apiKey)} action="Sign in" shown=${["apiKey"]}>${(problem) => html`
+  return html`<${Form} act=${() => signIn(apiKey)} action="Sign in" shown=${["apiKey"]}>${(problem) => html`
       <input type="text" autocomplete="username" value="Kurir" hidden readonly />
       <${Field} label="API key" kind="password" value=${apiKey} onInput=${setKey} autocomplete="current-password" autofocus
-        hint="You may see and do what the key may. The key is not kept in this browser." problem=${problemOf(problem, "apiKey")} />`}<//></main>`;
+        hint="You may see and do what the key may. The key is not kept in this browser." problem=${problemOf(problem, "apiKey")} />`}<//>`;
+}
+
+function SignIn() {
+  useEffect(() => { document.title = "Sign in · Kurir"; }, []);
+  return html`<main class="sign-in"><h1><span class="mark" aria-hidden="true" />Kurir</h1><${KeyForm} /></main>`;
 }
 
 function App() {
@@ -103,7 +106,9 @@ function App() {
     return () => clearTimeout(timer);
   }, [problem]);
   if (!now) return problem ? html`<main class="sign-in"><h1>Kurir</h1><${Problem} problem=${problem} again=${start} /></main>` : null;
-  return now.signedIn ? html`<${Shell} />` : html`<${SignIn} />`;
+  // where a session ends by itself, the page stays with what was written in it; another key begins with a new one
+  if (now.signedIn || now.key) return html`<${Shell} key=${now.key} />${!now.signedIn && html`<${Dialog} title="Your session has ended"><${KeyForm} /><//>`}`;
+  return html`<${SignIn} />`;
 }
 
 startRouter();

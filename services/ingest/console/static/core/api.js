@@ -46,11 +46,18 @@ export async function call(method, path, body, options = {}) {
   return answer(response);
 }
 
+/** Fail if a file has changed since it was opened: the browser reads it no more, as if the server did not answer. */
+export const mustBeSame = (file) => file.slice(0, 1).arrayBuffer().catch(() => {
+  throw new ApiProblem(0, { message: "This file has changed since it was opened. Open it again." });
+});
+
 export const get = (path, options) => call("GET", path, undefined, options);
 export const post = (path, body, options) => call("POST", path, body, options);
 
 export async function loadSession() {
-  session.set(await get("/console/session"));
+  const found = await get("/console/session");
+  // an answer that nobody is signed in has no key: the page remembers whose it is
+  session.set((now) => ({ key: now?.key, ...found }));
 }
 
 export async function signIn(apiKey) {
@@ -59,7 +66,7 @@ export async function signIn(apiKey) {
 
 export async function signOut() {
   await call("DELETE", "/console/session");
-  session.set((now) => ({ ...now, signedIn: false, scopes: [] }));
+  session.set((now) => ({ ...now, signedIn: false, scopes: [], key: "" }));
 }
 
 /** Return a function that begins a turn, and returns one that tells whether no other has begun since. */
@@ -74,14 +81,16 @@ export function useTurns() {
 /**
  * Read a path, again whenever it changes or `every` seconds have passed, and return {data, sentAt, problem, loading,
  * reload}; `sentAt` is when the data was asked for. While the next answer is awaited the old one stays, so that a page
- * does not flicker. An answer that takes longer than `every` seconds is awaited, not asked for again.
+ * does not flicker. An answer that takes longer than `every` seconds is awaited, not asked for again. While nobody is
+ * signed in nothing is read.
  */
 export function useData(path, { every = 0 } = {}) {
   const [state, setState] = useState({ data: undefined, problem: null, loading: true });
   const [turn, reload] = useReducer((count) => count + 1, 0);
   const reading = useRef(null);
+  const { signedIn } = useSession();
   useEffect(() => {
-    if (!path) return undefined;
+    if (!path || !signedIn) return undefined;
     const stop = new AbortController();
     reading.current = stop;
     const sentAt = performance.now();
@@ -96,7 +105,7 @@ export function useData(path, { every = 0 } = {}) {
       setState((old) => ({ ...old, ...next, loading: false }));
     });
     return () => stop.abort();
-  }, [path, turn]);
+  }, [path, turn, signedIn]);
   useEffect(() => {
     if (!every) return undefined;
     const timer = setInterval(() => document.hidden || reading.current || reload(), every * 1000);

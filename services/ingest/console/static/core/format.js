@@ -37,6 +37,15 @@ export function ago(text, now = Date.now()) {
   return seconds < 86400 ? `${duration(seconds)} ago` : days.format(new Date(text));
 }
 
+/** Return a time as a field for times has it: local, in minutes; "" for none. */
+export function localTime(text) {
+  const at = new Date(text || NaN);
+  return Number.isNaN(at.getTime()) ? "" : new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+}
+
+/** Return what such a field has as the API takes it; "" for none. */
+export const instant = (text) => (text ? new Date(text).toISOString() : "");
+
 export function bytes(value) {
   if (value == null) return "–";
   const units = ["B", "KB", "MB", "GB", "TB"];

@@ -31,6 +31,23 @@ export function useQuery() {
   return [query, change];
 }
 
+/**
+ * Return the filters of a list, which are in the URL under these names: `wanted` has those that are set, `page` is the
+ * query of the shown page. `set(name)` changes one, and `clear` all; both begin with the first page.
+ */
+export function useFilters(names) {
+  const [query, change] = useQuery();
+  const wanted = Object.fromEntries(names.filter((name) => query[name]).map((name) => [name, query[name]]));
+  return {
+    query,
+    wanted,
+    filtered: Object.keys(wanted).length > 0,
+    page: new URLSearchParams({ ...wanted, ...(query.cursor && { cursor: query.cursor }), limit: "50" }),
+    set: (name) => (value) => change({ [name]: value, cursor: "" }, { replace: true }),
+    clear: () => change(Object.fromEntries([...names, "cursor"].map((name) => [name, ""]))),
+  };
+}
+
 function decoded(text) {
   try {
     return decodeURIComponent(text);

@@ -2,6 +2,6 @@
 import { createElement, render } from "../vendor/preact.js";
 import htm from "../vendor/htm.js";
 
-export { useEffect, useId, useLayoutEffect, useMemo, useReducer, useRef, useState } from "../vendor/hooks.js";
+export { useEffect, useId, useLayoutEffect, useReducer, useRef, useState } from "../vendor/hooks.js";
 export { render };
 export const html = htm.bind(createElement);

@@ -19,6 +19,9 @@ const NAMES = {
 export const toneOf = (state) => TONES[state] || "calm";
 export const nameOf = (state) => NAMES[state] || String(state ?? "").replaceAll("_", " ");
 
+/** Return the options of a filter: any, or one of these. */
+export const anyOf = (names, name = nameOf) => [["", "any"], ...names.map((one) => [one, name(one)])];
+
 export const STATUSES = [
   "queued", "scheduled", "processing", "retrying", "sent", "failed", "suppressed", "expired", "cancelled",
 ];

@@ -2,11 +2,11 @@
 import { useData } from "../core/api.js";
 import { duration, number, rate } from "../core/format.js";
 import { useLive } from "../core/live.js";
-import { at, useQuery } from "../core/router.js";
+import { at, useFilters } from "../core/router.js";
 import { html } from "../core/view.js";
-import { channelName, nameOf, waitOf } from "../core/words.js";
+import { anyOf, channelName, waitOf } from "../core/words.js";
 import { Empty, Loaded, Page, Progress, StateBadge, When } from "../parts/basics.js";
-import { Field, FilterField } from "../parts/form.js";
+import { Field, FilterField, Filters } from "../parts/form.js";
 import { Pager, Table } from "../parts/table.js";
 
 const STATES = ["enqueueing", "scheduled", "running", "paused", "completed", "completed_with_failures", "cancelled", "incomplete"];
@@ -16,7 +16,7 @@ export const BlastName = ({ blast }) => html`<a href=${at(`/blasts/${blast.blast
   <span class="sub">${blast.reference ? blast.templateName || blast.templateId : blast.blastId}</span>`;
 
 const COLUMNS = [
-  { name: "Blast", cell: (row) => html`<${BlastName} blast=${row} />` },
+  { name: "Blast", kind: "words", cell: (row) => html`<${BlastName} blast=${row} />` },
   { name: "State", cell: (row) => html`<${StateBadge} state=${row.state} />${row.waitingFor && html`<span class="sub">${waitOf(row.waitingFor)?.text}</span>`}` },
   { name: "Progress", cell: (row) => html`<${Progress} counts=${row.counts} total=${row.totalMessages} label=${`Progress of ${row.reference || row.blastId}`} />
     <span class="sub">${number(row.counts.sent || 0)} of ${number(row.totalMessages)} sent${row.etaSeconds ? `, ${duration(row.etaSeconds)} left at ${rate(row.rate)}/s` : ""}</span>` },
@@ -26,24 +26,21 @@ const COLUMNS = [
 ];
 
 export function Blasts() {
-  const [query, change] = useQuery();
+  const { query, filtered, page, set, clear } = useFilters(["state", "template", "reference"]);
   const { blasts } = useLive();
-  const { state = "", template = "", reference = "", cursor = "" } = query;
-  const search = new URLSearchParams(Object.entries({ state, template, reference, cursor, limit: "50" }).filter(([, value]) => value));
-  const found = useData(`/api/blasts?${search}`, { every: cursor ? 0 : 15 });
-  const filter = (name) => (value) => change({ [name]: value, cursor: "" }, { replace: true });
+  const found = useData(`/api/blasts?${page}`, { every: query.cursor ? 0 : 15 });
   return html`<${Page} title="Blasts">
     <section class="card flush">
-      <form class="filters" role="search" aria-label="Blasts" onSubmit=${(event) => event.preventDefault()}>
-        <${Field} label="State" value=${state} onInput=${filter("state")} options=${[["", "any"], ...STATES.map((one) => [one, nameOf(one)])]} />
-        <${FilterField} label="Template" value=${template} onInput=${filter("template")} placeholder="otp" />
-        <${FilterField} label="Reference" value=${reference} onInput=${filter("reference")} />
-      </form>
+      <${Filters} label="Blasts">
+        <${Field} label="State" value=${query.state || ""} onInput=${set("state")} options=${anyOf(STATES)} />
+        <${FilterField} label="Template" value=${query.template} onInput=${set("template")} placeholder="otp" />
+        <${FilterField} label="Reference" value=${query.reference} onInput=${set("reference")} />
+      <//>
       <${Loaded} of=${found}>${(answer) => html`
         <${Table} caption="Blasts, the latest first" columns=${COLUMNS} id=${(row) => row.blastId} dim=${found.loading && found.problem}
           rows=${answer.blasts.map((row) => blasts.get(row.blastId) || row)}
-          empty=${html`<${Empty} title=${state || template || reference ? "No blast matches." : "No blast yet."}>${state || template || reference
-            ? html`<button type="button" onClick=${() => change({ state: "", template: "", reference: "", cursor: "" })}>Clear the filters</button>` : "Blasts appear here as soon as one is accepted."}<//>`} />
+          empty=${html`<${Empty} title=${filtered ? "No blast matches." : "No blast yet."}>${filtered
+            ? html`<button type="button" onClick=${clear}>Clear the filters</button>` : "Blasts appear here as soon as one is accepted."}<//>`} />
         <${Pager} next=${answer.nextCursor} shown=${answer.blasts.length} />`}<//>
     </section><//>`;
 }

@@ -1,11 +1,11 @@
 // Logs: requests to the API, and warnings and errors of the services.
 import { useData } from "../core/api.js";
 import { milliseconds, moment } from "../core/format.js";
-import { at, useQuery } from "../core/router.js";
+import { at, useFilters, usePlace } from "../core/router.js";
 import { html } from "../core/view.js";
-import { nameOf } from "../core/words.js";
+import { anyOf } from "../core/words.js";
 import { Badge, Empty, Loaded, Page, StateBadge } from "../parts/basics.js";
-import { Field, FilterField } from "../parts/form.js";
+import { Field, FilterField, Filters } from "../parts/form.js";
 import { Pager, Table } from "../parts/table.js";
 
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
@@ -38,25 +38,20 @@ const EVENTS = [
   { name: "At", cell: (row) => moment(row.created_at) },
 ];
 
-const any = (names) => [["", "any"], ...names.map((one) => [one, nameOf(one)])];
-
 export function Logs() {
-  const [query, change] = useQuery();
-  const of = query.of === "system" ? "system" : "api";
-  const names = of === "api" ? ["endpoint", "method", "status"] : ["level", "service"];
-  const wanted = Object.fromEntries([...names, "cursor"].filter((name) => query[name]).map((name) => [name, query[name]]));
-  const found = useData(`/api/logs/${of}?${new URLSearchParams({ ...wanted, limit: "50" })}`, { every: query.cursor ? 0 : 15 });
-  const set = (name) => (value) => change({ [name]: value, cursor: "" }, { replace: true });
+  const of = usePlace().query.of === "system" ? "system" : "api";
+  const { query, page, set } = useFilters(of === "api" ? ["endpoint", "method", "status"] : ["level", "service"]);
+  const found = useData(`/api/logs/${of}?${page}`, { every: query.cursor ? 0 : 15 });
   const filters = of === "api" ? html`
       <${FilterField} label="Path" value=${query.endpoint} onInput=${set("endpoint")} placeholder="/api/v1/messages" />
-      <${Field} label="Method" value=${query.method || ""} onInput=${set("method")} options=${any(METHODS)} />
+      <${Field} label="Method" value=${query.method || ""} onInput=${set("method")} options=${anyOf(METHODS)} />
       <${FilterField} label="Status" value=${query.status} onInput=${set("status")} placeholder="422" inputmode="numeric" />` : html`
-      <${Field} label="Level" value=${query.level || ""} onInput=${set("level")} options=${any(LEVELS)} />
-      <${Field} label="Service" value=${query.service || ""} onInput=${set("service")} options=${any(SERVICES)} />`;
+      <${Field} label="Level" value=${query.level || ""} onInput=${set("level")} options=${anyOf(LEVELS)} />
+      <${Field} label="Service" value=${query.service || ""} onInput=${set("service")} options=${anyOf(SERVICES)} />`;
   return html`<${Page} title="Logs" actions=${html`
       <a class="button" aria-current=${of === "api" ? "page" : null} href=${at("/logs")}>API calls</a>
       <a class="button" aria-current=${of === "system" ? "page" : null} href=${at("/logs", { of: "system" })}>Warnings and errors</a>`}>
-    <section class="card flush"><form class="filters" role="search" aria-label="Logs" onSubmit=${(event) => event.preventDefault()}>${filters}</form>
+    <section class="card flush"><${Filters} label="Logs">${filters}<//>
       <${Loaded} of=${found}>${(answer) => html`<${Table} caption=${of === "api" ? "API calls, the latest first" : "Warnings and errors, the latest first"} columns=${of === "api" ? REQUESTS : EVENTS} rows=${answer.logs} id=${(row) => row.id}
         empty=${html`<${Empty} title=${of === "api" ? "No call matches." : "No warning and no error."} />`} />
         <${Pager} next=${answer.nextCursor} shown=${answer.logs.length} />`}<//></section><//>`;

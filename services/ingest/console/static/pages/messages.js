@@ -1,17 +1,16 @@
 // Messages: the log of all messages, filtered by its columns; the filter is in the URL.
 import { can, post, useData } from "../core/api.js";
-import { count, number } from "../core/format.js";
-import { at, useQuery } from "../core/router.js";
-import { html } from "../core/view.js";
-import { CHANNEL_NAMES, DELIVERIES, STATUSES, channelName, nameOf, reasonOf } from "../core/words.js";
+import { count, instant, localTime, number } from "../core/format.js";
+import { at, useFilters } from "../core/router.js";
+import { html, useRef } from "../core/view.js";
+import { CHANNEL_NAMES, DELIVERIES, STATUSES, anyOf, channelName, nameOf, reasonOf } from "../core/words.js";
 import { Badge, Button, Empty, Loaded, Page, StateBadge, When } from "../parts/basics.js";
 import { askAfter } from "../parts/dialog.js";
-import { Field, FilterField } from "../parts/form.js";
+import { Field, FilterField, Filters } from "../parts/form.js";
 import { Pager, Table } from "../parts/table.js";
 import { toast } from "../parts/toasts.js";
 
 const FILTERS = ["recipient", "status", "channel", "delivery", "blast", "template", "reference", "error_class", "from", "to"];
-const any = (names, name = nameOf) => [["", "any"], ...names.map((one) => [one, name(one)])];
 
 export const recipientOf = (row) => (row.channel === "email" ? row.recipient_email : row.recipient_phone) || "–";
 
@@ -26,34 +25,29 @@ const COLUMNS = [
 
 /** A select that also shows a value that it does not offer, such as several states in one link. */
 function Choice({ label, value, onInput, names, name }) {
-  const options = any(names, name);
+  const options = anyOf(names, name);
   if (value && !names.includes(value)) options.push([value, value.split(",").map(nameOf).join(", ")]);
   return html`<${Field} label=${label} value=${value} onInput=${onInput} options=${options} />`;
 }
 
-const localTime = (text) => {
-  const date = new Date(text);
-  return text && !Number.isNaN(date.getTime()) ? new Date(date - date.getTimezoneOffset() * 60000).toISOString().slice(0, 16) : "";
-};
-const instant = (text) => (text ? new Date(text).toISOString() : "");
-
-function Filters({ query, change }) {
-  const set = (name) => (value) => change({ [name]: value, cursor: "" }, { replace: true });
+function Search({ query, set }) {
   const { recipient = "", status = "", channel = "", delivery = "", blast = "", template = "", reference = "", from = "", to = "", error_class: errorClass = "" } = query;
-  const more = Boolean(blast || template || reference || from || to || errorClass);
-  return html`<form class="filters" role="search" aria-label="Messages" onSubmit=${(event) => event.preventDefault()}>
+  // once open it stays, or it would hide the field in which somebody types
+  const more = useRef(false);
+  more.current ||= Boolean(blast || template || reference || from || to || errorClass);
+  return html`<${Filters} label="Messages">
     <${FilterField} label="Recipient" value=${recipient} onInput=${set("recipient")} placeholder="address or its beginning" />
     <${Choice} label="Status" value=${status} onInput=${set("status")} names=${STATUSES} />
     <${Choice} label="Delivery" value=${delivery} onInput=${set("delivery")} names=${DELIVERIES} />
     <${Choice} label="Channel" value=${channel} onInput=${set("channel")} names=${Object.keys(CHANNEL_NAMES)} name=${channelName} />
-    <details class="more wide" open=${more}><summary>More filters</summary><div class="fields">
+    <details class="more wide" open=${more.current}><summary>More filters</summary><div class="fields">
       <${FilterField} label="Blast id" value=${blast} onInput=${set("blast")} />
       <${FilterField} label="Template" value=${template} onInput=${set("template")} />
       <${FilterField} label="Reference" value=${reference} onInput=${set("reference")} />
       <${FilterField} label="Kind of error" value=${errorClass} onInput=${set("error_class")} placeholder="permanent" />
       <${Field} label="From" kind="datetime-local" value=${localTime(from)} onInput=${(text) => set("from")(instant(text))} />
       <${Field} label="To" kind="datetime-local" value=${localTime(to)} onInput=${(text) => set("to")(instant(text))} />
-    </div></details></form>`;
+    </div></details><//>`;
 }
 
 function Counted({ stats, filtered }) {
@@ -80,18 +74,13 @@ function retryAll(wanted, reload) {
 }
 
 export function Messages() {
-  const [query, change] = useQuery();
-  const wanted = Object.fromEntries(FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]));
-  const filtered = Object.keys(wanted).length > 0;
-  const search = new URLSearchParams(wanted);
-  const page = new URLSearchParams({ ...wanted, ...(query.cursor ? { cursor: query.cursor } : {}), limit: "50" });
+  const { query, wanted, filtered, page, set, clear } = useFilters(FILTERS);
   const found = useData(`/api/logs/messages?${page}`, { every: query.cursor ? 0 : 15 });
-  const counted = useData(`/api/logs/messages/stats?${search}`, { every: 15 });
+  const counted = useData(`/api/logs/messages/stats?${new URLSearchParams(wanted)}`, { every: 15 });
   const file = (format) => `/api/logs/messages?${new URLSearchParams({ ...wanted, format, ...(format === "csv" ? { for: "spreadsheet" } : {}) })}`;
   const again = () => { found.reload(); counted.reload(); };
-  const clear = () => change(Object.fromEntries([...FILTERS, "cursor"].map((name) => [name, ""])));
   return html`<${Page} title="Messages" actions=${html`<a class="button" href=${file("csv")} download="messages.csv">Export CSV</a><a class="button" href=${file("ndjson")} download="messages.ndjson">NDJSON</a>`}>
-    <section class="card flush"><${Filters} query=${query} change=${change} />
+    <section class="card flush"><${Search} query=${query} set=${set} />
       <div class="summary-line" aria-live="polite">${counted.data ? html`<${Counted} stats=${counted.data.stats} filtered=${filtered} />` : html`<p class="faint">Counting …</p>`}
         <div class="actions">${can("send") && counted.data?.stats.failed > 0 && html`<${Button} onClick=${() => retryAll(wanted, again)}>Send the failed again<//>`}
           ${filtered && html`<button type="button" class="plain" onClick=${clear}>Clear the filters</button>`}</div></div>

@@ -109,7 +109,7 @@ const FAILURES = [
 ];
 
 const BLASTS = [
-  { name: "Blast", cell: (row) => html`<${BlastName} blast=${row} />` },
+  { name: "Blast", kind: "words", cell: (row) => html`<${BlastName} blast=${row} />` },
   { name: "State", cell: (row) => html`<${StateBadge} state=${row.state} />` },
   { name: "Progress", cell: (row) => html`<${Progress} counts=${row.counts} total=${row.totalMessages} label=${`Progress of ${row.reference || row.blastId}`} />` },
   { name: "Left", kind: "num", cell: (row) => (row.etaSeconds ? `${duration(row.etaSeconds)} at ${rate(row.rate)}/s` : number(Math.round(row.totalMessages * (1 - row.progress)))) },

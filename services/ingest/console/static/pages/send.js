@@ -1,13 +1,13 @@
 // Send: a file of recipients, its columns, its problems beside their rows, a preview, and then the blast.
-import { call, can, post, useData, useTurns } from "../core/api.js";
+import { call, can, mustBeSame, useData, useTurns } from "../core/api.js";
 import { encodingOf, plainName, readCsv, withHeader } from "../core/csv.js";
-import { count, number } from "../core/format.js";
+import { count, instant, localTime, number } from "../core/format.js";
 import { at, go, useQuery } from "../core/router.js";
 import { html, useEffect, useState } from "../core/view.js";
 import { channelName } from "../core/words.js";
 import { Button, Empty, Loaded, Page, Problem } from "../parts/basics.js";
 import { Field } from "../parts/form.js";
-import { Preview } from "../parts/mail.js";
+import { Preview, usePreview } from "../parts/mail.js";
 import { Table } from "../parts/table.js";
 import { toast } from "../parts/toasts.js";
 
@@ -72,25 +72,20 @@ function recipientOf(opened, mapping, row) {
 
 const termsOf = (plan) => ({
   templateId: plan.template, channels: plan.channels, reference: plan.reference.trim(), validation: "permissive",
-  scheduledAt: plan.scheduledAt ? new Date(plan.scheduledAt).toISOString() : undefined,
+  scheduledAt: instant(plan.scheduledAt) || undefined,
   priority: plan.priority ? Number(plan.priority) : undefined,
   globalVariables: Object.keys(plan.globals).length ? plan.globals : undefined,
 });
 
-/** Return a time as a field for times has it: local, in minutes; "" for none. */
-function fieldTime(text) {
-  const at = new Date(text || NaN);
-  return Number.isNaN(at.getTime()) ? "" : new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
-}
-
 /** Return the plan that a file brings; it has only text where the fields do. */
 const planOf = (head, template) => ({
   template: template || String(head.templateId || ""), channels: [], reference: String(head.reference || ""),
-  scheduledAt: fieldTime(head.scheduledAt), priority: String(head.priority ?? ""), globals: {},
+  scheduledAt: localTime(head.scheduledAt), priority: String(head.priority ?? ""), globals: {},
 });
 
 /** Make the request of a blast; the file is sent as it is, but for its header row or first line. */
 async function submit(opened, mapping, plan, dryRun, key) {
+  await mustBeSame(opened.file);
   const terms = { ...termsOf(plan), dryRun };
   const headers = key ? { "Idempotency-Key": key } : {};
   if (opened.kind === "ndjson") {
@@ -183,22 +178,14 @@ function Checked({ found, opened, mapping, send, busy }) {
 function Look({ opened, mapping, plan, template }) {
   const [row, setRow] = useState("1");
   const [channel, setChannel] = useState(plan.channels[0]);
-  const [state, setState] = useState({});
   const chosen = plan.channels.includes(channel) ? channel : plan.channels[0];
   const recipient = opened.rows[Number(row) - 1] && recipientOf(opened, mapping, opened.rows[Number(row) - 1]);
-  const asked = JSON.stringify({ templateId: plan.template, channel: chosen, recipient, globalVariables: plan.globals });
-  useEffect(() => {
-    if (!recipient || !chosen) return undefined;
-    const stop = new AbortController();
-    const timer = setTimeout(() => post("/api/messages/preview", JSON.parse(asked), { signal: stop.signal }).then(
-      ({ preview }) => setState({ preview }), (problem) => problem.name !== "AbortError" && setState({ problem })), 300);
-    return () => { clearTimeout(timer); stop.abort(); };
-  }, [asked]);
+  const { preview, problem } = usePreview(recipient && chosen && JSON.stringify({ templateId: plan.template, channel: chosen, recipient, globalVariables: plan.globals }));
   return html`<section class="card stack preview"><div class="card-head"><h2>Preview</h2></div>
     <div class="fields"><${Field} label="Row" kind="number" min="1" max=${opened.rows.length} value=${row} onInput=${setRow} />
       ${plan.channels.length > 1 && html`<${Field} label="Channel" value=${chosen} onInput=${setChannel} options=${plan.channels.map((name) => [name, channelName(name)])} />`}</div>
-    ${!recipient && html`<p class="faint">There is no row ${row}.</p>`}<${Problem} problem=${state.problem} />
-    ${state.preview && !state.problem && html`<${Preview} preview=${state.preview} name=${template.whatsapp?.templateName} />`}</section>`;
+    ${!recipient && html`<p class="faint">There is no row ${row}.</p>`}<${Problem} problem=${problem} />
+    ${preview && !problem && html`<${Preview} preview=${preview} name=${template.whatsapp?.templateName} />`}</section>`;
 }
 
 function Prepared({ templates, opened, setOpened }) {

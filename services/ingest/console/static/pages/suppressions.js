@@ -1,12 +1,12 @@
 // Suppressions: addresses that get no more messages. Find, add, import and export them; lift one, or all that match.
-import { call, can, post, useData, useTurns } from "../core/api.js";
+import { call, can, mustBeSame, post, useData, useTurns } from "../core/api.js";
 import { count, number } from "../core/format.js";
-import { at, useQuery } from "../core/router.js";
+import { at, useFilters } from "../core/router.js";
 import { html, useState } from "../core/view.js";
-import { CHANNEL_NAMES, channelName, nameOf } from "../core/words.js";
+import { CHANNEL_NAMES, anyOf, channelName, nameOf } from "../core/words.js";
 import { Badge, Button, Empty, Loaded, Page, When } from "../parts/basics.js";
 import { Dialog, ask, askAfter } from "../parts/dialog.js";
-import { Field, FilterField, Form, problemOf } from "../parts/form.js";
+import { Field, FilterField, Filters, Form, problemOf } from "../parts/form.js";
 import { Pager, Table } from "../parts/table.js";
 import { toast } from "../parts/toasts.js";
 
@@ -65,7 +65,7 @@ function Import({ close, done }) {
   // the answer of a check that began before a change is about another file
   const begin = useTurns();
   const choose = (set) => (value) => { begin(); set(value); setFound(null); };
-  const send = (dryRun) => call("POST", `/api/suppressions/import?${new URLSearchParams({ channel, validation: "permissive", dryRun })}`, file, { headers: { "Content-Type": "text/csv" } });
+  const send = (dryRun) => mustBeSame(file).then(() => call("POST", `/api/suppressions/import?${new URLSearchParams({ channel, validation: "permissive", dryRun })}`, file, { headers: { "Content-Type": "text/csv" } }));
   const act = async () => {
     if (!found) {
       const isLatest = begin();
@@ -86,25 +86,22 @@ function Import({ close, done }) {
 }
 
 export function Suppressions() {
-  const [query, change] = useQuery();
+  const { query, wanted, filtered, page, set } = useFilters(FILTERS);
   const [open, setOpen] = useState("");
-  const wanted = Object.fromEntries(FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]));
-  const found = useData(`/api/suppressions?${new URLSearchParams({ ...wanted, ...(query.cursor ? { cursor: query.cursor } : {}), limit: "50" })}`);
-  const set = (name) => (value) => change({ [name]: value, cursor: "" }, { replace: true });
-  const filtered = Object.keys(wanted).length > 0;
+  const found = useData(`/api/suppressions?${page}`);
   const done = () => { setOpen(""); found.reload(); };
   const close = () => setOpen("");
   return html`<${Page} title="Suppressions" actions=${html`
       ${can("admin") && html`<button type="button" class="main" onClick=${() => setOpen("add")}>Suppress an address</button><button type="button" onClick=${() => setOpen("import")}>Import</button>`}
       <a class="button" download="suppressions.csv" href=${`/api/suppressions?${new URLSearchParams({ ...wanted, format: "csv" })}`}>Export CSV</a>`}>
-    <section class="card flush"><form class="filters" role="search" aria-label="Suppressions" onSubmit=${(event) => event.preventDefault()}>
+    <section class="card flush"><${Filters} label="Suppressions">
         <${FilterField} label="Address" value=${query.address} onInput=${set("address")} placeholder="a part of it" />
         <${Field} label="Channel" value=${query.channel || ""} onInput=${set("channel")} options=${any(CHANNELS)} />
         <${Field} label="Stops" value=${query.scope || ""} onInput=${set("scope")} options=${any(SCOPES)} />
-        <${Field} label="Source" value=${query.source || ""} onInput=${set("source")} options=${any(SOURCES.map((one) => [one, nameOf(one)]))} />
+        <${Field} label="Source" value=${query.source || ""} onInput=${set("source")} options=${anyOf(SOURCES)} />
         <${FilterField} label="Reason" value=${query.reason} onInput=${set("reason")} />
         ${filtered && can("admin") && html`<${Button} onClick=${() => liftAll(wanted, found.reload)}>Lift all that match<//>`}
-      </form>
+      <//>
       <${Loaded} of=${found}>${(answer) => html`<${Table} caption="Suppressions" columns=${columns(found.reload)} rows=${answer.suppressions} id=${(row) => row.id}
         empty=${html`<${Empty} title=${filtered ? "No suppression matches." : "Nobody is suppressed."}>${filtered ? "" : "Hard bounces, complaints and opt-outs appear here by themselves."}<//>`} />
         <${Pager} next=${answer.nextCursor} shown=${answer.suppressions.length} />`}<//></section>

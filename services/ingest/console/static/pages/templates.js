@@ -2,17 +2,17 @@
 import { call, can, post, useData } from "../core/api.js";
 import { number } from "../core/format.js";
 import { at, go } from "../core/router.js";
-import { html, useEffect, useState } from "../core/view.js";
+import { html, useState } from "../core/view.js";
 import { CHANNEL_NAMES, channelName } from "../core/words.js";
 import { Badge, Button, Empty, Fact, Loaded, Page, Problem } from "../parts/basics.js";
 import { Dialog, ask } from "../parts/dialog.js";
 import { Field, Form, problemOf } from "../parts/form.js";
-import { Preview } from "../parts/mail.js";
+import { Preview, usePreview } from "../parts/mail.js";
 import { Table } from "../parts/table.js";
 import { toast } from "../parts/toasts.js";
 
 const COLUMNS = [
-  { name: "Template", cell: (row) => html`<a href=${at(`/templates/${row.id}`)}>${row.name}</a><span class="sub"><code>${row.id}</code></span>` },
+  { name: "Template", kind: "words", cell: (row) => html`<a href=${at(`/templates/${row.id}`)}>${row.name}</a><span class="sub"><code>${row.id}</code></span>` },
   { name: "Channels", cell: (row) => row.channels.map(channelName).join(", ") },
   { name: "Category", cell: (row) => html`<${Badge} tone=${row.category === "marketing" ? "warn" : "calm"}>${row.category}<//>` },
   { name: "Subject", kind: "words", cell: (row) => row.subject || "–" },
@@ -30,11 +30,24 @@ export function Templates() {
 const NEW = { id: "", name: "", channels: ["email"], category: "transactional", type: "notification", subject: "Hello {{ name }}", html: "", text: "Hello {{ name }},\n", variables: [], whatsapp: null, language: "" };
 const WHATSAPP = { templateName: "", language: "id", headerVariables: [], bodyVariables: [], buttonVariables: [], namespace: "", documentFilename: "" };
 const TYPES = ["string", "number", "date", "email", "phone", "url"].map((one) => [one, one]);
-const lines = (text) => text.split("\n").map((one) => one.trim()).filter(Boolean);
+const LISTS = [["headerVariables", "Header"], ["bodyVariables", "Body"], ["buttonVariables", "Buttons", " With its type and index: quick_reply 1: name."]];
+const BUTTON = /^(url|quick_reply|copy_code|otp|flow|catalog)(?: (\d))?: (.*)/;
 
-/** Return the body that PUT takes: the view without its id and version. */
-function contentOf({ id: _id, version: _version, ...rest }) {
-  return { ...rest, whatsapp: rest.channels.includes("whatsapp") ? rest.whatsapp || WHATSAPP : rest.whatsapp };
+/** Return a value of a list as a line; a button that has a type begins with it. */
+const lineOf = (one) => (one.type ? `${one.type}${one.index == null ? "" : ` ${one.index}`}: ${one.value}` : one);
+
+/** Return the button that a line is. */
+function buttonOf(line) {
+  const [, type, index, value] = BUTTON.exec(line) || [];
+  return type ? { value, type, index: index && Number(index) } : line;
+}
+
+/** Return the body that PUT takes: the view without its id and version; lists are lines once they have been changed. */
+function contentOf({ id: _id, version: _version, whatsapp, ...rest }) {
+  if (!whatsapp && !rest.channels.includes("whatsapp")) return rest;
+  const one = { ...WHATSAPP, ...whatsapp };
+  for (const [name] of LISTS) one[name] = one[name].filter((each) => each.type || each.trim());
+  return { ...rest, whatsapp: { ...one, buttonVariables: one.buttonVariables.map(buttonOf) } };
 }
 
 const exampleOf = (one) => one.example ?? one.default ?? { number: 5, url: "https://example.com/", date: "2026-01-31", email: "siti@example.com", phone: "+6281234567890" }[one.type] ?? one.name;
@@ -43,21 +56,6 @@ const recipientOf = (draft, values) => ({
   name: values.name ?? "Siti", email: "siti@example.com", phone: "+6281234567890",
   variables: Object.fromEntries(draft.variables.filter((one) => one.name).map((one) => [one.name, values[one.name] || exampleOf(one)])),
 });
-
-/** Preview a draft a moment after the last change. */
-function usePreview(draft, channel, values) {
-  const [state, setState] = useState({});
-  const asked = JSON.stringify({ template: { ...contentOf(draft), name: draft.name || "draft" }, channel, recipient: recipientOf(draft, values) });
-  useEffect(() => {
-    const stop = new AbortController();
-    const timer = setTimeout(() => post("/api/messages/preview", JSON.parse(asked), { signal: stop.signal }).then(
-      ({ preview, warnings }) => setState({ preview, warnings }),
-      (problem) => problem.name !== "AbortError" && setState((old) => ({ ...old, problem })),
-    ), 350);
-    return () => { clearTimeout(timer); stop.abort(); };
-  }, [asked]);
-  return state;
-}
 
 function Variables({ draft, set, problem }) {
   const change = (place, changes) => set("variables")(draft.variables.map((one, index) => (index === place ? { ...one, ...changes } : one)));
@@ -76,11 +74,11 @@ function Variables({ draft, set, problem }) {
 function WhatsApp({ draft, set, problem }) {
   const one = { ...WHATSAPP, ...draft.whatsapp };
   const change = (name) => (value) => set("whatsapp")({ ...one, [name]: value });
-  const list = (name, label) => html`<${Field} kind="area" label=${label} hint="One on each line, in order." value=${one[name].map((each) => (typeof each === "string" ? each : each.value)).join("\n")} onInput=${(text) => change(name)(lines(text))} problem=${problem?.problems?.find((each) => each.field.startsWith(`whatsapp.${name}`))?.message} />`;
+  const list = ([name, label, more = ""]) => html`<${Field} kind="area" label=${label} hint=${`One on each line, in order.${more}`} value=${one[name].map(lineOf).join("\n")} onInput=${(text) => change(name)(text.split("\n"))} problem=${problem?.problems?.find((each) => each.field.startsWith(`whatsapp.${name}`))?.message} />`;
   return html`<fieldset class="fields"><legend>WhatsApp</legend>
     <${Field} label="Approved template" value=${one.templateName} onInput=${change("templateName")} problem=${problemOf(problem, "whatsapp.templateName")} />
     <${Field} label="Language" value=${one.language} onInput=${change("language")} problem=${problemOf(problem, "whatsapp.language")} />
-    ${list("headerVariables", "Header")}${list("bodyVariables", "Body")}${list("buttonVariables", "Buttons")}</fieldset>`;
+    ${LISTS.map(list)}</fieldset>`;
 }
 
 const SHOWN = ["id", "name", "subject", "html", "text", "channels", "language"];
@@ -105,7 +103,9 @@ function Shown({ draft }) {
   const [channel, setChannel] = useState(draft.channels[0]);
   const [values, setValues] = useState({});
   const chosen = draft.channels.includes(channel) ? channel : draft.channels[0];
-  const { preview, problem, warnings } = usePreview(draft, chosen || "email", values);
+  const { preview, problem, warnings } = usePreview(JSON.stringify({
+    template: { ...contentOf(draft), name: draft.name || "draft" }, channel: chosen || "email", recipient: recipientOf(draft, values),
+  }));
   return html`<section class="card stack preview" aria-label="Preview"><div class="card-head"><h2>Preview</h2>
       ${draft.channels.length > 1 && html`<div class="actions" role="group" aria-label="Channel of the preview">${draft.channels.map((name) => html`<button type="button" aria-pressed=${name === chosen} onClick=${() => setChannel(name)}>${channelName(name)}</button>`)}</div>`}</div>
     <${Problem} problem=${problem} />${warnings?.map((one) => html`<p class="wait warn">${one.message}</p>`)}

@@ -1,12 +1,12 @@
 // Webhooks: endpoints that get events. Add, change, test, replay, rotate and remove them; see what they were sent.
 import { call, can, post, useData } from "../core/api.js";
-import { count, milliseconds, number } from "../core/format.js";
-import { at, go, useQuery } from "../core/router.js";
+import { count, instant, milliseconds, number } from "../core/format.js";
+import { at, go, useFilters } from "../core/router.js";
 import { html, useState } from "../core/view.js";
-import { CHANNEL_NAMES, channelName, nameOf } from "../core/words.js";
+import { CHANNEL_NAMES, anyOf, channelName } from "../core/words.js";
 import { Badge, Button, Empty, Fact, Loaded, Page, StateBadge, When } from "../parts/basics.js";
 import { Dialog, ask } from "../parts/dialog.js";
-import { Field, Form, problemOf } from "../parts/form.js";
+import { Field, Filters, Form, problemOf } from "../parts/form.js";
 import { Pager, Table } from "../parts/table.js";
 import { attempt, toast } from "../parts/toasts.js";
 
@@ -79,7 +79,7 @@ function Replay({ path, close, done }) {
   const [from, setFrom] = useState("");
   const [to, setTo] = useState("");
   const act = async () => {
-    const body = { from: from && new Date(from).toISOString(), ...(to ? { to: new Date(to).toISOString() } : {}) };
+    const body = { from: instant(from), ...(to ? { to: instant(to) } : {}) };
     toast(`${count((await post(`${path}/replay`, body)).events, "event")} will be sent again.`);
     return done;
   };
@@ -107,11 +107,10 @@ function Actions({ webhook, path, reload, show }) {
 }
 
 function Deliveries({ path }) {
-  const [query, change] = useQuery();
-  const search = new URLSearchParams(Object.entries({ status: query.status, cursor: query.cursor, limit: "50" }).filter(([, value]) => value));
-  const found = useData(`${path}/deliveries?${search}`, { every: query.cursor ? 0 : 5 });
+  const { query, page, set } = useFilters(["status"]);
+  const found = useData(`${path}/deliveries?${page}`, { every: query.cursor ? 0 : 5 });
   return html`<section class="card flush"><div class="card-head"><h2>Deliveries</h2></div>
-    <form class="filters" role="search" aria-label="Deliveries" onSubmit=${(event) => event.preventDefault()}><${Field} label="Status" value=${query.status || ""} onInput=${(status) => change({ status, cursor: "" }, { replace: true })} options=${[["", "any"], ...STATUSES.map((one) => [one, nameOf(one)])]} /></form>
+    <${Filters} label="Deliveries"><${Field} label="Status" value=${query.status || ""} onInput=${set("status")} options=${anyOf(STATUSES)} /><//>
     <${Loaded} of=${found}>${(answer) => html`<${Table} caption="Deliveries, the latest first" columns=${DELIVERIES} rows=${answer.deliveries} id=${(row) => row.id}
       empty=${html`<${Empty} title=${query.status ? "No delivery matches." : "Nothing was sent to it yet."} />`} /><${Pager} next=${answer.nextCursor} shown=${answer.deliveries.length} />`}<//></section>`;
 }

@@ -1,6 +1,7 @@
 // Dialogs: the browser's own, which keep the focus inside, close with Escape and give the focus back.
+import { usePlace } from "../core/router.js";
 import { makeStore, useStore } from "../core/store.js";
-import { html, useId, useLayoutEffect, useRef, useState } from "../core/view.js";
+import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "../core/view.js";
 import { Field, Form } from "./form.js";
 
 const asked = makeStore(null);
@@ -23,6 +24,7 @@ export function Dialogs() {
   return question && html`<${Question} key=${question} ...${question} />`;
 }
 
+/** A dialog; without `onClose` it stays until it is no longer drawn, and hides the page. */
 export function Dialog({ title, onClose, children }) {
   const box = useRef();
   const heading = useId();
@@ -37,8 +39,9 @@ export function Dialog({ title, onClose, children }) {
       if (opener?.isConnected) opener.focus();
     };
   }, []);
-  return html`<dialog ref=${box} aria-labelledby=${heading} onCancel=${(event) => { event.preventDefault(); onClose(); }}
-    onClick=${(event) => event.target === box.current && onClose()}>
+  // Escape pressed twice closes it whatever the page says
+  return html`<dialog ref=${box} class=${onClose ? "" : "stays"} aria-labelledby=${heading} onCancel=${(event) => { event.preventDefault(); onClose?.(); }}
+    onClose=${() => onClose || box.current?.showModal()} onClick=${(event) => event.target === box.current && onClose?.()}>
     <div class="dialog-body"><h2 id=${heading}>${title}</h2>${children}</div></dialog>`;
 }
 
@@ -49,6 +52,8 @@ function Question({ title, text, action, danger, field, act, resolve }) {
     asked.set((now) => (now?.resolve === resolve ? null : now));
     resolve(done);
   };
+  // a question is about what the page shows: it ends when the person goes elsewhere, or another one signs in
+  useEffect(() => () => end(false), [usePlace()]);
   const keep = html`<button type="button" onClick=${() => end(false)}>Keep as it is</button>`;
   return html`<${Dialog} title=${title} onClose=${() => end(false)}>
     <${Form} act=${async () => { await act(value); end(true); }} action=${action} danger=${danger} before=${keep}>${() => html`

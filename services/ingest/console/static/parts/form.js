@@ -16,12 +16,16 @@ export function Field({ label, value, onInput, problem, hint, kind = "text", opt
   } else if (kind === "check") {
     control = html`<input type="checkbox" ...${shared} checked=${value} onChange=${input} />`;
   } else {
-    control = html`<input type=${kind} ...${shared} value=${value} onInput=${input} />`;
+    // without the end of a time, the browser takes years of six digits
+    control = html`<input type=${kind} max="9999-12-31T23:59" ...${shared} value=${value} onInput=${input} />`;
   }
   return html`<div class="field ${kind} ${wide ? "wide" : ""}"><label for=${id}>${label}</label>${control}
     ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
     ${problem && html`<p class="field-problem" id=${`${id}-problem`}>${problem}</p>`}</div>`;
 }
+
+/** The filters of a list. */
+export const Filters = ({ label, children }) => html`<form class="filters" role="search" aria-label=${label} onSubmit=${(event) => event.preventDefault()}>${children}</form>`;
 
 /** A text of a filter: it takes effect a moment after the last key, with Enter, or when the focus leaves it. */
 export function FilterField({ value = "", onInput, ...more }) {

@@ -1,4 +1,5 @@
 // Previews: a mail in a frame that can do nothing, a WhatsApp message as a bubble.
+import { post, useSession } from "../core/api.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../core/view.js";
 
 /** The HTML of a mail. The frame's own policy keeps it from loading, running or reaching anything. */
@@ -33,6 +34,20 @@ function Bubble({ components, name }) {
     <ol>${part("body").map((one, place) => html`<li><code>${`{{${place + 1}}}`}</code> <bdi>${textOf(one)}</bdi></li>`)}</ol>
     ${components.filter((one) => one.type === "button").map((one) => html`<p class="bubble-button"><bdi>${one.parameters.map(textOf).join(" ")}</bdi></p>`)}
   </div>`;
+}
+
+/** Preview what is asked for, in JSON, a moment after its last change; "" asks for nothing. */
+export function usePreview(asked) {
+  const [state, setState] = useState({});
+  const { signedIn } = useSession();
+  useEffect(() => {
+    if (!asked || !signedIn) return undefined;
+    const stop = new AbortController();
+    const timer = setTimeout(() => post("/api/messages/preview", JSON.parse(asked), { signal: stop.signal }).then(
+      setState, (problem) => problem.name !== "AbortError" && setState((old) => ({ ...old, problem }))), 350);
+    return () => { clearTimeout(timer); stop.abort(); };
+  }, [asked, signedIn]);
+  return state;
 }
 
 /** A preview as the API returns it. */
