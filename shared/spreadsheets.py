@@ -31,6 +31,9 @@ _ERROR = re.compile(
 )
 _OFFICE_ERROR = re.compile(r"Err:5[0-9]{2}")
 _TOO_NARROW = re.compile("#{4,}")
+_LOADING = "Loading..."
+# MySQL's and PostgreSQL's mark for a missing value in text files
+_NULL = "\\N"
 # as Excel shows a number of more than eleven digits in a column of no format
 _SHORTENED = re.compile(r"[1-9](?:[.,][0-9]{1,14})?E\+[0-9]{2}")
 
@@ -63,16 +66,20 @@ def plain_texts(cells: list[str]) -> list[str]:
 def may_be_broken(cells: list[str]) -> bool:
     """Return whether any cell of a row may be a broken one; quick, since few rows have any."""
     row = "\n".join(cells)
-    return "#" in row or "E+" in row or "Err:" in row
+    return "#" in row or "E+" in row or "Err:" in row or _LOADING in row or _NULL in row
 
 
 def broken_cell(text: str) -> str:
-    """Return what is wrong with a cell that a spreadsheet has saved in place of its value, "" for any other."""
+    """Return what is wrong with a cell that a program has saved in place of its value, "" for any other."""
     text = text.strip()
     if _ERROR.fullmatch(text) or _OFFICE_ERROR.fullmatch(text):
         return "the error of a formula: correct the cell, or empty it"
     if _TOO_NARROW.fullmatch(text):
         return "what a spreadsheet shows where the column is too narrow: widen the column and save the file again"
+    if text == _LOADING:
+        return "what a spreadsheet shows until it has computed a cell: save the file again"
+    if text == _NULL:
+        return "a database's mark for a missing value: empty the cell"
     if _SHORTENED.fullmatch(text):
         return "a number that a spreadsheet has shortened: format the column as text and write all its digits"
     return ""

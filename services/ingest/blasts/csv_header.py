@@ -20,14 +20,15 @@ ALIASES = {
     "name": ("full name", "recipient name", "nama", "nama lengkap"),
     "email": (
         "e-mail", "mail", "email address", "e-mail address", "email id", "recipient email", "primary email",
-        "alamat email", "surel",
+        "e-mail 1 - value", "alamat email", "surel",
     ),
     "phone": (
         "phone number", "phone no", "telephone", "telephone number", "tel", "mobile", "mobile phone", "mobile number",
         "mobile phone number", "mobile no",
-        "cell", "cell phone", "cell number", "whatsapp", "whatsapp number", "whatsapp no", "wa", "wa number",
-        "recipient phone", "hp", "no hp", "nomor hp", "handphone", "telepon", "no telepon", "nomor telepon", "telp",
-        "no telp", "no wa", "nomor wa", "no whatsapp", "nomor whatsapp",
+        "cell", "cell phone", "cell number", "whatsapp", "whatsapp number", "whatsapp no", "whatsapp phone",
+        "whatsapp phone number", "wa", "wa number", "recipient phone", "phone 1 - value", "hp", "no hp", "nomor hp",
+        "handphone", "telepon", "no telepon", "nomor telepon", "telp", "no telp", "no wa", "nomor wa", "no whatsapp",
+        "nomor whatsapp",
     ),
 }  # fmt: skip
 _MARKS = dict.fromkeys(map(ord, "\ufeff\u200b\u200e\u200f\u2060"))
@@ -75,7 +76,8 @@ class Header:
 
     def shown(self) -> str:
         """Return the names of the columns, for a message."""
-        own = [field for field, _ in self.own if field not in self.aliased]
+        variables = {place for _, place in self.variables}
+        own = [field for field, place in self.own if place not in variables]
         names = [name for name, _ in sorted(self.variables, key=lambda pair: pair[1])]
         return quoted(dict.fromkeys([*own, *names]))
 

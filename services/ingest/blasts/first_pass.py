@@ -104,8 +104,14 @@ class FirstPass:
             self._rejected += 1
             return
         checked = self._checker.check_row(row, self._read)
-        if self._missing and checked.problems:
-            checked = Checked(checked.accepted, [one for one in checked.problems if self._is_of_row(one)])
+        if checked.problems:
+            # with blank rows in the file, the recipient's index does not say which row it is
+            found = [
+                Problem(one.field, one.code, f"line {row.line}: {one.message}")
+                for one in checked.problems
+                if self._is_of_row(one)
+            ]
+            checked = Checked(checked.accepted, found)
         self._take(checked)
 
     def _check_columns(self, header: Header) -> dict[str, Problem]:

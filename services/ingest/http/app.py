@@ -35,7 +35,7 @@ _CAUSES = (
     ("method", "its method cannot be read"),
     ("status line", "its first line cannot be read"),
     ("version", "its HTTP version cannot be read"),
-    ("url", "its URL cannot be read"),
+    ("url", "its URL cannot be read: percent-encode spaces and all that is not ASCII"),
     ("header", "a header is malformed"),
 )
 

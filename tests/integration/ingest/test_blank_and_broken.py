@@ -45,6 +45,7 @@ BROKEN = {
     "#BEZUG!": "the error of a formula", "#\u00a1VALOR!": "the error of a formula", "Err:502": "the error of a formula",
     "########": "what a spreadsheet shows where the column is too narrow", "6,28122E+11": "a number that a spreadsheet",
     "4.8E+11": "a number that a spreadsheet", "1E+12": "a number that a spreadsheet",
+    "Loading...": "what a spreadsheet shows until", "\\N": "a database's mark for a missing value",
 }  # fmt: skip
 
 

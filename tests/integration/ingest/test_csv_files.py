@@ -67,9 +67,9 @@ async def test_cells_with_more_than_a_number_are_refused(api: Api, redis: Redis)
     reply = await post(api, (CASES / "38-phone-float-send.csv").read_bytes(), channels="whatsapp")
     assert reply.status == 422
     assert [(one["field"], one["message"].partition(".")[0]) for one in reply.body["errors"]] == [
-        ("recipients[0].phone", "This looks like a spreadsheet's decimal number"),
-        ("recipients[1].phone", "This looks like two numbers"),
-        ("recipients[2].phone", "This has a note in brackets"),
+        ("recipients[0].phone", "line 2: This looks like a spreadsheet's decimal number"),
+        ("recipients[1].phone", "line 3: This looks like two numbers"),
+        ("recipients[2].phone", "line 4: This has a note in brackets"),
     ]
     assert await queued(redis, "whatsapp") == []
 
@@ -195,6 +195,18 @@ async def test_a_broken_file_has_one_error(kind: str, validation: str, api: Api,
     assert reply.body["message"].startswith(words)
     assert len(reply.body["errors"]) == (1 if status == 422 else 0)
     assert await queued(redis) == []
+
+
+async def test_a_problem_of_a_row_names_its_line(api: Api) -> None:
+    """Blank rows and cells of several lines do not count as recipients, but as lines."""
+    raw = b"\nname,email,code\n,,\nSiti,siti@,1\n\nBudi,budi@example.com,\nWati,wati@,2\n"
+    for validation in ("strict", "permissive"):
+        errors = (await post(api, raw, validation=validation)).body["errors"]
+        assert [(one["field"], one["message"].partition(":")[0]) for one in errors] == [
+            ("recipients[0].email", "line 4"),
+            ("recipients[1].variables.code", "line 6"),
+            ("recipients[2].email", "line 7"),
+        ]
 
 
 async def test_permissive_sends_the_rows_that_fit(api: Api, redis: Redis) -> None:

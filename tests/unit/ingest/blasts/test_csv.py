@@ -317,6 +317,9 @@ async def test_a_cell_that_is_too_long_is_refused() -> None:
         ("phone", "Phone Number"),
         ("phone", "Phone No."),
         ("phone", "WhatsApp"),
+        ("phone", "WhatsApp Phone Number"),
+        ("phone", "Phone 1 - Value"),
+        ("email", "E-mail 1 - Value"),
         ("phone", "No. HP"),
         ("phone", "Nomor\u00a0WA"),
         ("name", "Nama"),
@@ -361,12 +364,18 @@ async def test_a_missing_column_is_reported_once() -> None:
     ]
     assert missing["email"].message == ("the file has no column 'email'; its columns are 'name', 'Surname', 'Kode'")
     assert missing_columns(row.header, rules(global_variables={"code": "1"})) == {}
+    (row,) = await read(b"Nama,E-mail,Kode\nSiti,siti@example.com,007\n")
+    (problem,) = missing_columns(row.header, rules("email")).values()
+    assert problem.message == "the file has no column for the variable 'code'; its columns are 'Nama', 'E-mail', 'Kode'"
 
 
 async def test_an_ambiguous_column_is_refused() -> None:
     """An ambiguous column for an address is an error: no guess decides who gets a message."""
     (row,) = await read(b"email,code,Mobile,WhatsApp\na@example.com,1,2,3\n")
     assert missing_columns(row.header, rules("email")) == {}
+    (other,) = await read(b"code,Phone Number,WhatsApp Phone Number\n1,2,3\n")
+    with pytest.raises(ApiError, match="'Phone Number', 'WhatsApp Phone Number' could be the phone"):
+        missing_columns(other.header, rules("whatsapp"))
     with pytest.raises(
         ApiError, match="any of the columns 'Mobile', 'WhatsApp' could be the phone: rename one of them"
     ):
