@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
-_LAST_MS = 253_402_300_799_999
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 _LENGTH = len("2026-01-31T12:00:00.123Z")
 # a timer that is later than this was held up: the process was suspended, or its event loop was blocked
 SUSPENDED_S = 0.02
@@ -113,10 +113,10 @@ def rfc3339(ms: int) -> str:
     """Write milliseconds since the epoch as RFC 3339 in UTC, to the millisecond (2026-01-31T12:00:00.123Z).
 
     RFC 3339 has four digits for the year. A time after the year 9999 (`9999-12-31T23:59:59-14:00` is one in UTC) is
-    written as the last millisecond of that year.
+    written as the last millisecond of that year, one before the year 1 as its first.
     """
     # senders and the logger write several times per message, most of them equal or within the same few seconds
-    second, millisecond = divmod(min(ms, _LAST_MS), 1000)
+    second, millisecond = divmod(max(_FIRST_MS, min(ms, _LAST_MS)), 1000)
     return f"{_second(second)}.{millisecond:03d}Z"
 
 
@@ -134,4 +134,4 @@ def _whole_ms(written: str) -> int:
 
 @lru_cache(4096)
 def _second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]

@@ -174,10 +174,16 @@ def test_a_suspension_counts_from_the_time_of_the_latest_start(loop: _Loop) -> N
     assert expired == [120.0]
 
 
-@given(st.integers(0, 253_402_300_799_999))
+@given(st.integers(-62_135_596_800_000, 253_402_300_799_999))
 def test_a_written_time_is_read_to_the_millisecond(ms: int) -> None:
-    """Any time until the year 9999 is the same after it was written."""
+    """Any time from the year 1 until the year 9999 is the same after it was written, with a year of four digits."""
+    assert len(rfc3339(ms)) == len("2026-01-31T12:00:00.123Z")
     assert ms_of(rfc3339(ms)) == ms
+
+
+def test_a_time_before_the_first_year_is_written_as_its_beginning() -> None:
+    """Midnight of the first day in a zone ahead of UTC is such a time."""
+    assert rfc3339(-62_135_596_800_001) == "0001-01-01T00:00:00.000Z"
 
 
 def test_times_in_other_forms_are_read_too() -> None:
