@@ -4,13 +4,16 @@ aiohttp reads interim responses (1xx) in a loop that never yields while there ar
 once. A server that sends nothing else held up the whole process for half a minute. It also keeps responses that no
 request asked for, and takes them for the answer to the next one: a message that is refused would count as accepted.
 The extensions of chunks are part of no body: a server that sends nothing else is read at the speed of the network until
-a time-out.
+a time-out. And it loses an answer that arrives in one piece with bytes that belong to none, as the body of a 204.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import select
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from typing import Any
 
 from aiohttp import ClientPayloadError, StreamReader
@@ -25,6 +28,7 @@ MOST_INTERIM = 32
 # many times what is read of a body; what follows in the socket's buffer counts too
 MOST_BYTES = 1024 * 1024
 _PIECE_BYTES = 8 * 1024
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
 # Linux has it
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
 
@@ -118,14 +122,18 @@ class BoundedHandler(ResponseHandler):
         if self._answered:
             super().data_received(data)
             return
-        for start in range(0, len(data), _PIECE_BYTES):
+        for piece in _pieces(data):
             if self.transport is None or self.transport.is_closing():
                 return
-            super().data_received(data[start : start + _PIECE_BYTES])
+            super().data_received(piece)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Let `answer` raise an error, of the connection or of what it sent."""
         super().set_exception(exc, *cause)
+        body = self._payload
+        if isinstance(exc, HttpProcessingError) and body is not None and not (body.is_eof() or body.exception()):
+            # aiohttp would let the reader of the body wait for its time-out
+            body.set_exception(ClientPayloadError(f"the answer cannot be read: {exc.message}"))
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
 
@@ -157,3 +165,10 @@ class BoundedHandler(ResponseHandler):
         self.force_close()
         if self.transport is not None:
             self.transport.abort()
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Yield data in small pieces, and what follows the first heads of answers apart from them."""
+    heads = (found.end() for found in islice(_HEAD_END.finditer(data), MOST_INTERIM + 1))
+    ends = sorted({*range(0, len(data), _PIECE_BYTES), *heads, len(data)})
+    return (data[start:end] for start, end in pairwise(ends))

@@ -115,3 +115,23 @@ async def test_new_url_is_tried_although_the_former_failed() -> None:
         channel.update(endpoint(receiver.url))
         assert channel.available()
         assert (await channel.send(DELIVERY)).response == "204 No Content"
+
+
+@pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 204 No Content\r\n\r\n{}",
+        b"HTTP/1.0 204 No Content\nContent-Length: 2\n\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok, thanks",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nok",
+    ],
+)
+async def test_bytes_behind_an_acceptance_change_nothing(raw: bytes, interim: bytes) -> None:
+    """A body where HTTP allows none, or a longer one than its length says; the next delivery has another connection."""
+    async with receiving(interim + raw, NO_CONTENT) as receiver, opened(receiver.url) as channel:
+        await channel.send(DELIVERY)
+        await channel.send(DELIVERY)
+    assert (len(receiver.heard), receiver.connections) == (2, 2)

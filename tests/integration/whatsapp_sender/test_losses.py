@@ -137,6 +137,25 @@ async def test_a_broken_answer_is_uncertain(api: Api, raw: bytes, words: str) ->
     assert len(writers) == 2
 
 
+async def test_bytes_behind_a_whole_answer_change_nothing(api: Api) -> None:
+    """The server says how long its answer is: that is one, and the connection carries no other message."""
+    connections = 0
+    body = json.dumps(ACCEPTED).encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(END_OF_MESSAGE)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b and more" % (len(body), body))
+        await reader.read()
+
+    async with serving_raw(serve) as url, api.opened(url) as channel:
+        for _ in range(2):
+            assert (await channel.send(api.message)).message_id.startswith("wamid.")
+        assert channel.capacity().connections == 0
+    assert connections == 2
+
+
 async def test_only_the_beginning_of_a_long_answer_is_read(api: Api) -> None:
     """It is an acceptance if it begins as one; what follows is not read, and the connection is closed."""
 

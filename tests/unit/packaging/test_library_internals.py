@@ -71,7 +71,7 @@ MEMBERS = {
         "_release",
     },
     ("shared.http_sending.posting", "AnswerLostError"): set[str](),
-    ("shared.http_sending.protocol", "BoundedHandler"): {"_loop", "_on_read_timeout"},
+    ("shared.http_sending.protocol", "BoundedHandler"): {"_loop", "_on_read_timeout", "_payload"},
     ("shared.web", "_Connection"): set[str](),
     ("shared.web", "_Runner"): {"_make_server"},
     ("shared.web", "_Server"): {"_loop"},
