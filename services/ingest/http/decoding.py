@@ -11,7 +11,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -47,6 +47,7 @@ _WORDS = (
     (re.compile(r"Object missing required field `([^`]*)`"), "lacks the field {0}"),
     (re.compile(r"Object contains unknown field `([^`]*)`"), "has no field {0}"),
 )
+_MOST_ENTRIES = 1000
 _json = msgspec.json.Decoder()
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
@@ -163,14 +164,34 @@ def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
     struct = _struct_of(kind)
     if struct is not None and isinstance(value, dict):
         return problems_of(value, struct, path)
+    if isinstance(value, list) and (found := _entry_problems(value, kind, path)):
+        return found
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        found = problem_of(error, path)
-        if found.field == path and " cannot be " in found.message and (allowed := _allowed(kind)):
-            return [Problem(path, found.code, f"{found.message}; use {allowed}")]
-        return [found]
+        problem = problem_of(error, path)
+        if problem.field == path and " cannot be " in problem.message and (allowed := _allowed(kind)):
+            return [Problem(path, problem.code, f"{problem.message}; use {allowed}")]
+        return [problem]
     return []
+
+
+def _entry_problems(value: list[Any], kind: Any, path: str) -> list[Problem]:
+    """Return the problems of a list's entries, a thousand at most: no valid list is longer, and clients choose it."""
+    entry = _entry_of(kind)
+    if entry is None:
+        return []
+    found = (_field_problems(one, entry, f"{path}[{place}]") for place, one in enumerate(value[:_MOST_ENTRIES]))
+    return list(islice(chain.from_iterable(found), MAX_PROBLEMS + 1))
+
+
+@cache
+def _entry_of(kind: Any) -> Any:
+    """Return the type of the entries of the list that a field holds; None if it holds another type."""
+    if get_origin(kind) is Annotated:
+        return _entry_of(get_args(kind)[0])
+    members = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    return next((get_args(one)[0] for one in members if get_origin(one) is list), None)
 
 
 @cache
