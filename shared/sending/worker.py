@@ -81,6 +81,8 @@ class Worker(Generic[MessageT]):
                     begun = await self._parts.holdings.next_begun()
                     attempt = Attempt(self._parts, begun, begun.lease)
                 await self._attempt(attempt)
+                # it may be large, and an idle worker keeps its last attempt
+                self._turn.message = None
         finally:
             if self._next is not None:
                 self._withdraw(self._next.message)
