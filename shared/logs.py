@@ -154,7 +154,9 @@ class LogPipeline:
         if not self._notes:
             return
         fields["event"] = event
-        self._noted.append((time.time(), fields))
+        noted = time.time(), fields
+        # in one step: another thread that logs meanwhile replaces the list
+        self._noted.append(noted)
         self._flush_soon(len(self._noted))
 
     def _write_notes(self) -> None:

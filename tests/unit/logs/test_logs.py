@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -84,6 +85,25 @@ def test_note_writes_any_value_as_the_logger_does(now: float, fields: dict[str, 
     for moment in (now, now + 0.1234):
         line = _render(moment, "info", 'a "100 %" service', fields)
         assert pipeline._note_lines([(moment, fields)] * 2) == [line] * 2
+
+
+async def test_a_thread_that_logs_loses_no_line_of_note(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that another thread logs in the middle of `note` writes those before it, and the noted one follows."""
+    configure()
+    note("before")
+    aside = threading.Thread(target=get_logger().info, args=("aside",))
+
+    def read_clock() -> float:
+        if aside.ident is None:
+            aside.start()
+            aside.join()
+        return 0.0
+
+    monkeypatch.setattr("shared.logs.time", SimpleNamespace(time=read_clock))
+    note("after")
+    assert [line["event"] for line in _lines(tmp_path / "combined.log")] == ["before", "aside", "after"]
 
 
 def test_note_respects_the_level(configure: Configure, tmp_path: Path) -> None:
