@@ -6,6 +6,7 @@ from typing import Any
 
 from services.ingest.http.errors import ApiError
 from services.ingest.http.operation import Call
+from shared.blasts import Blast
 from shared.clock import rfc3339
 from shared.jobs import JobId, parse_job_id
 
@@ -47,6 +48,13 @@ async def logged(call: Call, job: JobId) -> dict[str, Any] | None:
     return body.get("message") if status == 200 else None
 
 
+async def is_enqueued(call: Call, blast: Blast, job: JobId) -> bool:
+    """Return whether all jobs of a blast that share the job's partition are enqueued."""
+    place = blast.partition_of(job.channel, job.index)
+    enqueued = await call.gateway.queue.blasts.watermark(job.blast_id, job.channel, place)
+    return enqueued >= blast.shares(job.channel).get(place, 0)
+
+
 async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
     """Return a substitute for a row that the logger has not written yet, None where it has written every event."""
     queue = call.gateway.queue
@@ -54,9 +62,7 @@ async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
     if blast is None or job.channel not in blast.totals:
         return None
     lag = (await queue.control.channel_stats(job.channel)).events_lag
-    place = blast.partition_of(job.channel, job.index)
-    enqueued = await queue.blasts.watermark(job.blast_id, job.channel, place)
-    if not lag and enqueued >= blast.shares(job.channel).get(place, 0):
+    if not lag and await is_enqueued(call, blast, job):
         return None
     created_at = rfc3339(blast.created_at_ms)
     return {

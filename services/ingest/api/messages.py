@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from services.ingest.api.blasts import IDEMPOTENCY, INTAKE_ERRORS, receipt_response, retry, upstream_error
-from services.ingest.api.known_messages import find_message, job_of, job_text, logged
+from services.ingest.api.known_messages import find_message, is_enqueued, job_of, job_text, logged
 from services.ingest.api.logs import FILTER
 from services.ingest.blasts.request_body import BlastBody, Digest, slices
 from services.ingest.blasts.submission import Submission
@@ -111,7 +111,7 @@ async def _cancel_job(call: Call) -> web.Response:
             raise ApiError("JOB_PROCESSING")
         status = outcome if outcome == "cancelled" else await _logged_status(call, job)
     if status != "cancelled":
-        raise ApiError("JOB_ENDED" if status in TERMINAL else "JOB_PROCESSING")
+        raise ApiError("JOB_ENDED")
     return json_response(ChangeAnswer(message="the job is cancelled"))
 
 
@@ -127,11 +127,17 @@ async def _logged_end(call: Call, job: JobId) -> str:
 
 
 async def _logged_status(call: Call, job: JobId) -> str:
-    """Return, from the log, the status of a job that Redis does not know; raises 404 where the log lacks it too."""
-    message = await logged(call, job)
-    if message is None:
-        raise ApiError("JOB_NOT_FOUND")
-    return str(message.get("status", ""))
+    """Return, from the log, the status of a job that Redis does not have: it has ended, though the log may lag.
+
+    Raises 404 for a job that nobody knows.
+    """
+    status = str((await find_message(call, job))["status"])
+    blast = None if status in TERMINAL else await call.gateway.queue.blasts.load(job.blast_id)
+    if blast is not None and not await is_enqueued(call, blast, job):
+        raise ApiError(
+            "JOB_PROCESSING", "The messages of this blast are still being queued. Cancel it again in a moment."
+        )
+    return status
 
 
 async def _retry_job(call: Call) -> web.Response:

@@ -155,7 +155,7 @@ async def _remove_suppression(call: Call) -> web.Response:
 
 async def _lift(call: Call) -> web.Response:
     request = await read_struct(call, LiftRequest)
-    given = {name: getattr(request, name) for name in FIELDS}
+    given = {name: (getattr(request, name) or "").strip() or None for name in FIELDS}
     if not any(given.values()):
         what = f"give at least one of {', '.join(FIELDS)}: without any, every suppression would match"
         raise invalid([Problem("", "REQUIRED", what)])

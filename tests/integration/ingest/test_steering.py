@@ -203,6 +203,18 @@ async def test_a_job_is_cancelled_even_if_the_log_lags(
     assert [job.index for job in await queued(redis)] == [1]
 
 
+@pytest.mark.parametrize("status", ["", "scheduled", "processing"])
+async def test_a_job_that_was_cancelled_just_now_has_ended(api: Api, peers: Peers, status: str) -> None:
+    """It is neither unknown nor being sent, though the log does not have its end yet."""
+    blast_id = await _blast(api)
+    job_id = f"{blast_id}:0:email"
+    if status:
+        peers.answers[f"GET /api/messages/{job_id}"] = (200, {"message": {"job_id": job_id, "status": status}})
+    assert (await api.post(f"/api/messages/{job_id}/cancel")).status == 200
+    reply = await api.post(f"/api/messages/{job_id}/cancel")
+    assert (reply.status, reply.body["code"]) == (409, "JOB_ENDED")
+
+
 async def test_a_job_without_a_row_yet_is_queued(api: Api, peers: Peers) -> None:
     """The log lags, and an accepted job must never be unknown. A row that the log has is shown from there."""
     job_id = f"{await _blast(api)}:1:email"

@@ -202,6 +202,13 @@ async def test_lifting_by_filter_counts_first(api: Api) -> None:
     assert await listed(api) == ["6281224770000", "a@example.com"]
 
 
+@pytest.mark.parametrize("field", ["address", "reason"])
+async def test_a_blank_filter_lifts_nothing(field: str, api: Api) -> None:
+    """It would match every suppression, as no filter would."""
+    reply = await api.post("/api/suppressions/lift", {field: "  "})
+    assert (reply.status, reply.body["code"]) == (422, "REQUIRED"), reply.text
+
+
 async def test_an_export_is_imported_unchanged(api: Api) -> None:
     """Addresses that a spreadsheet would read as formulas survive, in a plain file and in one for spreadsheets."""
     for address in ("=cmd@example.com", "+x@example.com", "'tis@example.com", "'=y@example.com", "-z@example.com"):
