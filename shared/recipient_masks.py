@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
+RECIPIENT = "<recipient>"
 # a run of characters of an address: matched as a whole, since a pattern with the @ would take quadratic time
 _RUN = re.compile(r"[^\s<>\"'(),:;=\[\]{}/\\?&|]++")
 _AT = re.compile(r"@|%40|%2540", re.IGNORECASE)
@@ -30,6 +31,7 @@ _PLAIN = re.compile(
 _NAMES = frozenset({"recipient_name", "recipientName"})
 _ADDRESSES = frozenset({"recipient_email", "recipient_phone", "recipient", "address"})
 _SHORTEST_WORD = 3
+_TELLING_DIGITS = 8
 
 
 def masked_address(text: str) -> str:
@@ -46,6 +48,25 @@ def masked_text(text: str) -> str:
     if "wamid." in text:
         text = _WAMID.sub(f"wamid.{HIDDEN}", text)
     return _PHONE.sub(lambda found: HIDDEN + found[0][-2:], text)
+
+
+def without_recipient(text: str, address: str) -> str:
+    """Return a text with a message's own address hidden: as it is, its local part alone, or its number in any notation.
+
+    A number counts by its last eight digits, since a provider may write it without the country's code.
+    """
+    local, at, domain = address.rpartition("@")
+    if not at:
+        return _PHONE.sub(lambda found: RECIPIENT if _ends_alike(found[0], address) else found[0], text)
+    if local.lower() not in text.lower():
+        return text
+    whole = rf"{re.escape(local)}(?:{_AT.pattern}){re.escape(domain)}"
+    alone = rf"|(?<![\w@]){re.escape(local)}(?![\w@]|%40)" if len(local) >= _SHORTEST_WORD else ""
+    return re.sub(whole + alone, RECIPIENT, text, flags=re.IGNORECASE)
+
+
+def _ends_alike(number: str, digits: str) -> bool:
+    return "".join(filter(str.isdigit, number))[-_TELLING_DIGITS:] == digits[-_TELLING_DIGITS:]
 
 
 def masked(value: Any) -> Any:

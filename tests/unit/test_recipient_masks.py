@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from shared.recipient_masks import masked, masked_address, masked_text
+from shared.recipient_masks import masked, masked_address, masked_text, without_recipient
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,23 @@ def test_a_row_is_masked_as_a_whole() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "address", "shown"),
+    [
+        ("<Ana.B@example.com>: no such user ANA.B", "ana.b@example.com", "<<recipient>>: no such user <recipient>"),
+        ("see https://x.example/?rcpt=ana.b%40example.com", "ana.b@example.com", "see https://x.example/?rcpt=<recipient>"),
+        ("banana.bread@example.com, an, ana", "an@example.com", "banana.bread@example.com, an, ana"),
+        ("131026 for +62 812-3456-7890", "6281234567890", "131026 for <recipient>"),
+        ("(0812) 3456 7890 is not on WhatsApp", "6281234567890", "<recipient> is not on WhatsApp"),
+        ("call +62 812-9999-0000, 550 5.1.1", "6281234567890", "call +62 812-9999-0000, 550 5.1.1"),
+        ("", "", ""),
+    ],
+)  # fmt: skip
+def test_a_recipient_is_hidden_in_whatever_form_it_is_quoted(text: str, address: str, shown: str) -> None:
+    """A local part of two letters is a word as well, so it is hidden in its address alone."""
+    assert without_recipient(text, address) == shown
+
+
 def test_a_whole_address_is_masked_whatever_its_form() -> None:
     """A short number, which a text would keep, is a recipient here."""
     assert [masked_address(one) for one in ("628", "ana@x", "")] == ["***28", "a***@x", ""]
@@ -58,5 +75,7 @@ def test_a_long_text_takes_linear_time() -> None:
     began = time.process_time()
     for one in ("w" * 10**5 + "@", "1" * 10**5 + "@", "1 " * 10**5, "(" * 10**5, "a@" * 10**5, "%40" * 10**5):
         masked_text(one)
+        without_recipient(one, "628123456789")
+        without_recipient(one, "a@example.com")
     # if it were quadratic: minutes
     assert time.process_time() - began < 5

@@ -18,6 +18,7 @@ from services.logger.database import Database
 from shared.clock import rfc3339
 from shared.jobs import parse_job_id
 from shared.masking import mask
+from shared.recipient_masks import without_recipient
 
 BATCH = "batch"
 _ID_BYTES = 10
@@ -231,8 +232,7 @@ def _hide_recipient(shown: dict[str, Any], address: str) -> None:
     """Hide the recipient in what the provider wrote: its texts may quote an address, WhatsApp's ids have the number."""
     holder = shown.get("error") or shown
     if holder.get("message"):
-        text = holder["message"]
-        holder["message"] = mask(text.replace(address, "<recipient>") if address else text)
+        holder["message"] = mask(without_recipient(holder["message"], address))
     if shown["channel"] != "email":
         shown.pop("messageId", None)
 
@@ -253,7 +253,7 @@ def _of_suppression(facts: Facts, event: Journaled, data: dict[str, Any]) -> dic
     if facts.recipients:
         shown["recipient"] = address
     else:
-        shown["reason"] = mask(shown["reason"].replace(address, "<recipient>"))
+        shown["reason"] = mask(without_recipient(shown["reason"], address))
     return shown
 
 

@@ -93,14 +93,16 @@ def test_recipients_are_hidden_unless_they_are_allowed(database: Database) -> No
     words = "550 5.1.1 <user0@example.com>: user0@example.com is unknown, call 6281234567890"
     refused = Ended(START_MS, JOB, 1, 1, "failed", "permanent", "550", words)
     phone = Sent(START_MS, "w:0:whatsapp", 1, 1, "wamid.HBgNNjI4MTIwMDAwMDAwFQ", "{}", 7, address="6281200000000")
-    bounce = receipt("bounced", 5, job_id=JOB, severity="hard", words="user0@example.com is unknown")
+    bounce = receipt(
+        "bounced", 5, job_id=JOB, severity="hard", words='unknown local-part "USER0" in domain "a.example"'
+    )
     suppressed = SuppressedAddress("user0@example.com", "all", "bounce", "hard_bounce: user0@example.com", JOB)
     database.apply(entry(1, queued_with_reference(), refused, phone))
     database.apply(entry(2, Receipts([bounce]), SuppressionsAdded(START_MS, "email", [suppressed])))
     hidden = take(database, row)
     assert len(hidden) == 4
     for one in hidden:
-        assert not any(text in one.body for text in ("user0", "6281200000000", "6281234567890", "wamid"))
+        assert not any(text in one.body.lower() for text in ("user0", "6281200000000", "6281234567890", "wamid"))
     assert '"class":"permanent","code":"550"' in hidden[0].body
     shown = bodies(take(database, add(database, events=["*"]), recipients=True))
     assert shown == []  # an endpoint gets what happens after it was added
