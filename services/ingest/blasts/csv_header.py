@@ -7,6 +7,7 @@ a template may have a variable `mobile`. Columns without a name must be empty.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,10 @@ _SHOWN, _SHOWN_CHARS = 10, 40
 _NO_HEADER = (
     "the first row has no column for a recipient (name, email or phone): begin the file with a row of column names"
 )
+
+# a name of a column that contains an address is a row: the header lacks its line end, or the file lacks a header
+_ADDRESS = re.compile(r"[^\s@]@[^\s@]")
+_NO_NAMES = "the first row contains an email address: begin the file with a row of column names, in a line of its own"
 
 
 def name_key(name: str) -> str:
@@ -89,7 +94,10 @@ def quoted(names: Sequence[str] | dict[str, None]) -> str:
 
 
 def read_header(cells: Sequence[str], *, recipients: bool = True) -> Header:
-    """Read a header row; raises ApiError MALFORMED_CSV for duplicate columns, too many, or no recipient's column."""
+    """Read a header row; raises ApiError MALFORMED_CSV for duplicate columns, too many, or no recipient's column.
+
+    So it does for a row with an address: it would be lost as the name of a column.
+    """
     names = [" ".join(cell.translate(_MARKS).split()) for cell in cells]
     while names and not names[-1]:
         names.pop()
@@ -105,6 +113,8 @@ def read_header(cells: Sequence[str], *, recipients: bool = True) -> Header:
             candidates.setdefault(field, []).append(name)
     if recipients and not own and not candidates:
         raise ApiError("MALFORMED_CSV", _NO_HEADER)
+    if any(_ADDRESS.search(name) for name, _ in named):
+        raise ApiError("MALFORMED_CSV", _NO_NAMES)
     clear = {field: found[0] for field, found in candidates.items() if len(found) == 1}
     return Header(
         width=len(names),

@@ -108,8 +108,7 @@ class RowReader:
             else:
                 self._places[field] = place
         if not {"address", "email", "phone"} & self._places.keys():
-            listed = "; the header row is missing" if any("@" in name for name in self.ignored) else ""
-            raise ApiError("MALFORMED_CSV", f"no column is named address, email or phone{listed}")
+            raise ApiError("MALFORMED_CSV", "no column is named address, email or phone")
 
     def _addresses(self, cells: Mapping[str, str]) -> list[tuple[str, str] | Problem]:
         given = [(field, cells[field]) for field in ("address", "email", "phone") if field in cells]

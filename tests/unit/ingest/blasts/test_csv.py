@@ -189,6 +189,7 @@ async def test_text_in_a_column_without_name_is_reported() -> None:
 NO_HEADER = (
     "the first row has no column for a recipient (name, email or phone): begin the file with a row of column names"
 )
+NO_NAMES = "the first row contains an email address: begin the file with a row of column names, in a line of its own"
 BROKEN = {
     b"": "the file has no header row: begin the file with a row of column names",
     b"\xef\xbb\xbf": "the file has no header row: begin the file with a row of column names",
@@ -198,6 +199,9 @@ BROKEN = {
     b"code,code\n": "the header names the column 'code' twice: remove or rename one",
     b"Siti,siti@example.com,007\n": NO_HEADER,
     b"Siti;081224772000;007\n": NO_HEADER,
+    b"name,email,codeSiti,siti@example.com,007\nBudi,budi@example.com,008\n": NO_NAMES,
+    b'name,email,"code\nSiti,siti@example.com,007"\nBudi,budi@example.com,008\n': NO_NAMES,
+    b"mail,siti@example.com,007\nBudi,budi@example.com,008\n": NO_NAMES,
     b"Customers of January;;\n;;\nname;email;code\n": NO_HEADER,
     b'name,email\nSiti,"siti@example.com\nBudi,b@example.com\n': "line 2: the quote that opens a cell is never closed",
     b'name,email\n"Siti" R,s@example.com\n': ("line 2: text follows a closing quote; double each quote within a cell"),
