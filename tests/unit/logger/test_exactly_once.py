@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from itertools import zip_longest
+from itertools import count, zip_longest
 from typing import Any
 
 import msgspec
@@ -329,6 +329,28 @@ def test_rows_that_are_written_together_are_those_written_alone(make_database: M
         found.append(database.rows("SELECT * FROM message_logs ORDER BY job_id"))
     assert found[0] == found[1]
     assert len(found[0]) == 610
+
+
+def test_rows_that_are_changed_together_are_those_changed_alone(make_database: MakeDatabase) -> None:
+    """No row gets the value of another, nor of another column; what no row has any more is cleared in each."""
+    jobs = [f"b:{index}:email" for index in range(225)]
+    steps: list[list[Event]] = [
+        [queued(range(225))],
+        [Retrying(START_MS + 2, one, 1, 1, "transient", "451", "busy", 3, START_MS + 9, one[:3]) for one in jobs],
+        [Deferred(START_MS + 4, one, 1, 2, 1, "deferred", one, "slow", 5, START_MS + 8) for one in jobs],
+        [sent(index, attempt=3, at=6 + index % 2) for index in range(225)],
+    ]
+    found: list[list[list[tuple[object, ...]]]] = []
+    for together in (True, False):
+        database, numbers = make_database(), count()
+        found.append([])
+        for step in steps:
+            for events in [step] if together else [[event] for event in step]:
+                database.apply(entry(next(numbers), *events))
+            found[-1].append(database.rows("SELECT * FROM message_logs ORDER BY id"))
+        database.counts_agree()
+    assert found[0] == found[1]
+    assert [len(rows) for rows in found[0]] == [225] * 4
 
 
 def test_batches_of_any_size_are_written_whole_and_in_order(database: Database) -> None:
