@@ -115,8 +115,14 @@ def _stray_sign(text: str) -> str:
 
 
 def _after_area_code(text: str) -> bool:
-    """Return whether the slash separates an area code from a long enough number."""
-    return _SLASHED.match(text) is not None and _count(text.partition("/")[2]) >= _BEHIND_AREA
+    """Return whether the slash separates an area code from a long enough number.
+
+    Without a trunk prefix or a country code, an area code is shorter: 538868/538895 are two numbers of one town.
+    """
+    before, _, after = text.partition("/")
+    plain = before.lstrip("( ")[:1] not in {"0", "+"}
+    fewest = _count(before) + 1 if plain else _BEHIND_AREA
+    return _SLASHED.match(text) is not None and _count(after) >= max(fewest, _BEHIND_AREA)
 
 
 def _in_its_brackets(text: str) -> bool:
