@@ -60,6 +60,10 @@ _POLICY = re.compile(
     r"\b(?:do|does) not (?:accept|handle|deliver|take) (?:any )?(?:e-?)?(?:mail|messages?) (?:for|to)\b|"
     # the server could not find out
     r"\btimed? ?out\b|\blook ?up fail|\bmisconfig|\btry (?:it )?again later\b|"
+    # a server or a network in trouble
+    r"\bservice (?:is )?(?:currently )?(?:not available|unavailable)\b|\b(?:server|system|service) (?:is |too )*busy\b|"
+    r"\b(?:internal|server|system|database|directory|configuration) (?:server )?(?:error|problem|failure)|"
+    r"\bmaintenance\b|\bno route to host\b|\bunreachable\b|\bconnection (?:reset|lost|closed|aborted)|\bbroken pipe\b|"
     # words about us: "your domain has no MX", "your server", "intrusion prevention active for"
     r"\byour (?:\w+ )?(?:server|domain|host|network|system|client|connection)\b|\bvol\b|"
     r"\bintrusion|\bfirewall|\bhoneypot|\btarpit"
@@ -72,7 +76,7 @@ _POLICY_ELSEWHERE = (
     "speicherplatz", "geweigerd", "geblokkeerd", "afzender", "overschreden", "te veel", "niet toegestaan",
     # Swedish, Danish, Norwegian, Finnish
     "avvisad", "avvist", "afvist", "blockera", "blokkert", "blokeret", "avsandare", "avsender", "afsender", "behorig",
-    "estetty", "lahettaj",
+    "estetty", "lahettaj", "fuld", "taynn",
     # French
     "refus", "rejet", "bloqu", "expediteur", "emetteur", "politique", "relais", "interdit", "plein", "depass",
     "autoris", "trop de", "liste noire", "indesirable", "desactiv", "suspendu",
@@ -92,8 +96,8 @@ _POLICY_ELSEWHERE = (
     "nadawc", "zablokowan", "autoryz", "uwierzyteln", "przekrocz", "pełn", "zabronion", "reddedil", "engellen",
     "gonderen", "kota", "dolu", "yetkilendir", "izin veril", "asildi",
     # Czech, Hungarian, Romanian, Greek
-    "odmitnut", "odesilatel", "zablokovan", "plna", "elutasit", "felado", "betelt", "respins", "expeditor",
-    "απορριφθ", "αποστολε",
+    "odmitnut", "odesilatel", "zablokovan", "plna", "elutasit", "felado", "betelt", "megtelt", "respins", "expeditor",
+    " plina", "απορριφθ", "αποστολε", "γεματ",
     # Arabic, Hebrew, Persian
     "مرفوض", "رفض", "محظور", "ممتلئ", "المرسل", "تجاوز", "مزعج", "נדחה", "חסום", "השולח", "מלאה", "پر است", "فرستنده",
     # Chinese, Japanese, Korean

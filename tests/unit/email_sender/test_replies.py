@@ -148,6 +148,10 @@ WORDS_OF_POLICY = [
     "sorry, that domain isn't in my list of allowed rcpthosts", "domain is not hosted here", "domain not local",
     "no such domain at this location", "not one of our domains", "not a local domain",
     "we do not accept mail for that domain", "user lookup failed", "directory lookup timed out",
+    # a server or a network in trouble
+    "service unavailable", "Service is not available", "server too busy", "internal server error", "database error",
+    "server configuration problem", "down for maintenance", "no route to host", "network is unreachable",
+    "connection reset by peer", "broken pipe",
 ]  # fmt: skip
 
 
@@ -219,7 +223,9 @@ def test_a_reply_about_another_address_accuses_nobody(text: str, suppressed: boo
 
 ACQUITTED = [
     # quotas, log-ins and senders, in the languages of the recipients' servers
-    "Mailbox vol", "Postfach voll", "Speicherplatz überschritten", "Anmeldung erforderlich", "boîte pleine",
+    "Mailbox vol", "Postfach voll", "postkassen er fuld", "postilaatikko on täynnä",
+    "a postafiók megtelt", "căsuța este plină", "το γραμματοκιβώτιο είναι γεμάτο",
+    "Speicherplatz überschritten", "Anmeldung erforderlich", "boîte pleine",
     "Quota dépassé", "limite excedido", "buzón lleno", "caixa postal cheia", "casella piena", "Skrzynka pełna",
     "Brak autoryzacji", "Przekroczono limit", "Ящик переполнен", "Нет авторизации", "Превышен лимит", "kutu dolu",
     "Kuota terlampaui", "kotak surat penuh", "Hòm thư đầy", "người gửi bị chặn", "邮箱已满", "发送频率过高",

@@ -51,6 +51,10 @@ SOFT = [
     ("", "501 5.0.0 Invalid domain name"),
     ("5.0.0", "smtp; 501 unknown host mail.example.com"),
     ("498", "No MX for nomx.example.com: 450 no such user"),
+    # a server or a network in trouble
+    ("554", "smtp;554 5.0.0 Service unavailable"),
+    ("5.3.0", "554 5.3.0 internal server error"),
+    ("5.0.0", "error dialing remote address: dial tcp 192.0.2.1:25: connect: no route to host"),
 ]
 
 
