@@ -35,7 +35,7 @@ _KINDS: Mapping[str, ReceiptKind] = {
 _IGNORED = frozenset({"sent", "accepted", "deleted", "warning"})
 # a status of a payment or of another thing that was in a message has a type of its own
 _OF_A_MESSAGE = frozenset({"", "message"})
-_OTHER_TYPES = frozenset({"payment"})
+_OTHER_TYPES = frozenset({"payment", "call"})
 _PREFERENCES: Mapping[str, ReceiptKind] = {"stop": "opted_out", "resume": "opted_in", "signup": "opted_in"}
 _MARKETING = frozenset({"", "marketingmessages"})
 # other lists of a change: inbound messages, errors of the account, echoes of messages sent by others
