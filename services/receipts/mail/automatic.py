@@ -40,12 +40,18 @@ _SUBJECTS = (
     "автоматический ответ", "автоответ", "нет на рабочем месте", "прочтено:", "автоматична відповідь",
     "odpowiedź automatyczna", "autoodpowiedź", "automatická odpověď", "automatická odpoveď", "nieobecność",
     "otomatik yan\u0131t", "otomatik cevap", "ofis d\u0131\u015f\u0131nda", "αυτόματη απάντηση", "automatikus válasz",
-    "răspuns automat", "raspuns automat",
+    "răspuns automat", "raspuns automat", "automatski odgovor", "аутоматски одговор", "samodejni odgovor",
+    "автоматичен отговор", "mimo kancelář", "mimo kancelár",
+    # Baltic, Catalan, Basque, Galician
+    "automatinis atsakymas", "automātiska atbilde", "automaatvastus", "resposta automàtica", "erantzun automatikoa",
+    "fóra da oficina",
     # Indonesian, Malay, Vietnamese, Thai
     "balasan otomatis", "jawaban otomatis", "sedang cuti", "di luar kantor", "balasan automatik", "trả lời tự động",
     "ตอบกลับอัตโนมัติ", "การตอบกลับอัตโนมัติ",
-    # Arabic, Hebrew
-    "رد تلقائي", "الرد التلقائي", "תשובה אוטומטית", "מענה אוטומטי",
+    # Arabic, Hebrew, Persian
+    "رد تلقائي", "الرد التلقائي", "תשובה אוטומטית", "מענה אוטומטי", "پاسخ خودکار",
+    # Hindi, Bengali, Tagalog, Khmer
+    "स्वचालित उत्तर", "স্বয়ংক্রিয় উত্তর", "awtomatikong tugon", "ការឆ្លើយតបស្វ័យប្រវត្តិ",
     # Chinese, Japanese, Korean
     "自动回复", "自動回覆", "自动答复", "自動答覆", "不在办公室", "已读", "自動返信", "自動応答", "不在通知",
     "不在連絡", "開封済み", "자동 회신", "자동 응답", "자동응답", "부재중", "읽음",

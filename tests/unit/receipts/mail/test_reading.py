@@ -11,9 +11,10 @@ import pytest
 
 from services.receipts.mail.mime import parts_of, with_line_feeds
 from services.receipts.mail.reading import NO_ACTION, NOT_OURS, read_mail
+from services.receipts.reading import Reading
 from shared.receipts import make_return_token
 from tests.unit.receipts.mail.expected import JOB_ID, RECEIPTS
-from tests.unit.receipts.mail.reading_samples import FOLDER, SECRET, TAKEN_AT, read, sample
+from tests.unit.receipts.mail.reading_samples import FOLDER, SECRET, TAKEN_AT, TOKEN, read, sample
 
 _SENT = 1_795_857_302.0  # Sat, 28 Nov 2026 09:15:02 +0000
 
@@ -197,6 +198,21 @@ def test_only_a_verdict_on_our_recipient_is_hard(final: str, severity: str) -> N
         b"Final-Recipient: rfc822; ana@example.org", f"Final-Recipient: rfc822; {final}".encode()
     )
     assert [one.severity for one in read(raw).receipts] == [severity]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["Automatic reply: Invoice 7", "Automatski odgovor: Invoice 7", "Автоматичен отговор", "Samodejni odgovor: 7",
+     "Automatinis atsakymas: 7", "Automātiska atbilde: 7", "Automaatvastus: 7", "Resposta automàtica: 7",
+     "پاسخ خودکار: 7", "स्वचालित उत्तर: 7", "[Awtomatikong tugon] 7"],
+)  # fmt: skip
+def test_an_absence_is_recognised_by_its_subject_alone(subject: str) -> None:
+    """Some programs write none of the fields of RFC 3834; the words of people who are away may sound like a failure."""
+    mail = (
+        f"Return-Path: <>\nTo: {TOKEN}@bounces.example.com\nFrom: Ana <ana@example.org>\nSubject: {subject}\n\n"
+        "Your message could not be delivered to me in person until Monday.\n"
+    )
+    assert read(mail.encode()) == Reading(ignored=1)
 
 
 def test_a_report_that_quotes_only_our_sender_condemns_nobody() -> None:
