@@ -56,8 +56,13 @@ def _write(path: Path, text: str) -> None:
     with suppress(FileNotFoundError):
         partial.unlink()
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _OWNERS_ALONE)
-    with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - Path.open takes no mode bits
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - Path.open takes no mode bits
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        # a full disk is reported without the file's name
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     partial.replace(path)
