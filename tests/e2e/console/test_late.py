@@ -110,6 +110,40 @@ def test_what_the_page_read_counts_before_older_events(visit: Visit, system: Sys
     visit.check()
 
 
+def test_the_overview_shows_what_goes_out_before_what_is_scheduled(visit: Visit, system: System) -> None:
+    """Eight later blasts that were only scheduled hid the one that was being sent."""
+    one = call(system, f"/api/blasts/{scheduled(system, 'any blast')}")["blast"]
+    blasts = [one | {"blastId": f"later{place}", "reference": f"later {place}"} for place in range(8)]
+    sent = one | {
+        "blastId": "now",
+        "reference": "goes out now",
+        "state": "running",
+        "createdAt": "2026-01-01T00:00:00Z",
+    }
+    state = {"at": "2026-01-01T00:00:00.000Z", "redis": True, "log": True, "channels": [], "history": {}}
+    body = f"retry: 600000\nevent: state\ndata: {json.dumps(state | {'blasts': [*blasts, sent]})}\n\n"
+    visit.page.route("**/api/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    visit.open("/")
+    visit.page.wait_for_selector(
+        "section:has-text('Blasts on their way') tbody tr:first-child:has-text('goes out now')"
+    )
+    visit.check()
+
+
+def test_the_latest_blasts_are_the_latest(visit: Visit, system: System, blast: str) -> None:
+    """One that ended while the page was open came after all that the page had begun with, and was not shown."""
+    one = call(system, f"/api/blasts/{blast}")["blast"]
+    old = [one | {"blastId": f"old{place}", "createdAt": f"2026-01-01T00:0{9 - place}:00Z"} for place in range(9)]
+    new = one | {"blastId": "new", "reference": "the latest", "createdAt": "2026-01-02T00:00:00Z"}
+    state = {"at": "2026-01-01T00:00:00.000Z", "redis": True, "log": True, "channels": [], "history": {}}
+    events = f"event: state\ndata: {json.dumps(state | {'blasts': old})}\n\nevent: blast\ndata: {json.dumps(new)}\n\n"
+    body = f"retry: 600000\n{events}"
+    visit.page.route("**/api/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    visit.open("/")
+    visit.page.wait_for_selector("section:has-text('Latest blasts') tbody tr:first-child:has-text('the latest')")
+    visit.check()
+
+
 def test_a_stream_that_is_refused_is_asked_for_again_after_a_while(visit: Visit) -> None:
     """It was asked for again at once, without end, since the page also asks who is signed in."""
     page, refused = visit.page, {"success": False, "code": "TOO_MANY_STREAMS", "message": "Too many streams."}

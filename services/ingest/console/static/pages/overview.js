@@ -115,7 +115,11 @@ const BLASTS = [
   { name: "Left", kind: "num", cell: (row) => (row.etaSeconds ? `${duration(row.etaSeconds)} at ${rate(row.rate)}/s` : number(Math.round(row.totalMessages * (1 - row.progress)))) },
 ];
 
+/** Those that go out before those that wait for their time, and the latest first: events bring them in any order. */
+const byUse = (a, b) => (a.state === "scheduled") - (b.state === "scheduled") || (a.createdAt < b.createdAt ? 1 : -1);
+
 function Running({ blasts }) {
+  blasts.sort(byUse);
   const running = blasts.filter((one) => !one.endedAt);
   const shown = (running.length ? running : blasts).slice(0, 8);
   return html`<section class="card flush"><div class="card-head"><h2>${running.length ? "Blasts on their way" : "Latest blasts"}</h2><a href=${at("/blasts")}>All blasts</a></div>
