@@ -113,7 +113,7 @@ async def _sign_out(call: Call) -> web.Response:
 
 
 async def _current(call: Call) -> Session | None:
-    return await call.gateway.records.sessions.find(call.cookie) if call.cookie else None
+    return await call.gateway.records.find_session(call.cookie) if call.cookie else None
 
 
 def _refuse_strangers(call: Call) -> None:

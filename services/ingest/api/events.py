@@ -95,7 +95,7 @@ class _Stream:
             return True
         self._checked_at = now
         try:
-            return await self._call.gateway.records.sessions.find(self._call.cookie) is not None
+            return await self._call.gateway.records.find_session(self._call.cookie) is not None
         except QueueUnavailableError:
             return True
 

@@ -18,7 +18,7 @@ from services.ingest.storage.availability import BacklogRoom, RedisWatch
 from services.ingest.storage.idempotency import IdempotencyStore
 from services.ingest.storage.request_limits import RequestLimits
 from services.ingest.storage.running_blasts import BlastRates, OpenBlasts
-from services.ingest.storage.sessions import Sessions
+from services.ingest.storage.sessions import Session, Sessions
 from services.ingest.storage.templates import TemplateLibrary
 from shared.clock import Clock
 from shared.queue.acceptance import Acceptance
@@ -53,6 +53,10 @@ class Records:
     limits: RequestLimits | None
     watch: RedisWatch
     sessions: Sessions
+
+    async def find_session(self, token: str) -> Session | None:
+        """Return the session of a token, without waiting for a Redis that is away if this process knows it."""
+        return await self.sessions.find(token, is_away=not self.watch.available)
 
 
 @dataclass(frozen=True, slots=True)

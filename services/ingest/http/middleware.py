@@ -170,7 +170,7 @@ class ApiMiddleware:
         if scheme.lower() == "bearer":
             return self._gateway.keyring.find(token.strip())
         needless = operation is not None and operation.rooted and operation.scope is None
-        session = None if needless or not call.cookie else await self._gateway.records.sessions.find(call.cookie)
+        session = None if needless or not call.cookie else await self._gateway.records.find_session(call.cookie)
         if session is None:
             return None
         if is_foreign(call.request.method, call.request.headers, self._gateway.settings.mail.public_url):

@@ -110,6 +110,23 @@ def test_what_the_page_read_counts_before_older_events(visit: Visit, system: Sys
     visit.check()
 
 
+def test_a_stream_that_fell_silent_is_not_called_live(visit: Visit, system: System) -> None:
+    """Where the server or the way to it stood still and nobody closed the connection, the mark stayed green."""
+    page, ingest = visit.page, system.child("ingest")
+    assert ingest is not None
+    page.clock.install()
+    visit.open("/blasts")
+    page.wait_for_selector(".live.ok")
+    ingest.suspend()
+    try:
+        page.clock.fast_forward(30_000)
+        page.wait_for_selector(".live.warn", timeout=20_000)
+    finally:
+        ingest.resume()
+    page.wait_for_selector(".live.ok")
+    visit.check()
+
+
 def test_the_overview_shows_what_goes_out_before_what_is_scheduled(visit: Visit, system: System) -> None:
     """Eight later blasts that were only scheduled hid the one that was being sent."""
     one = call(system, f"/api/blasts/{scheduled(system, 'any blast')}")["blast"]

@@ -206,6 +206,19 @@ async def test_a_signed_out_session_ends_in_every_process(redis: Redis) -> None:
     assert await there.find(token) is None
 
 
+async def test_a_session_is_believed_while_redis_is_known_to_be_away(redis: Redis) -> None:
+    """Each call of an open console waited five seconds for a Redis that did not answer."""
+    clock, keyring = _Clock(), Keyring([parse_key(f"reader:{READ_KEY}:read")])
+    here, there = (Sessions(redis, INTERNAL_SECRET, keyring, clock) for _ in range(2))
+    token = (await here.begin(keyring.find(READ_KEY) or pytest.fail("no key"))).token
+    assert await there.find(token) is not None
+    await here.end(token)
+    clock.ahead_ms = 5001
+    assert await there.find(token, is_away=True) is not None
+    assert await there.find(token) is None
+    assert await there.find(token, is_away=True) is None
+
+
 async def test_a_session_survives_redis_and_ends_with_its_key(tmp_path: Path) -> None:
     """While Redis is away the log can be read; after a restart without the key, its sessions open nothing."""
     server = RedisServer("valkey")

@@ -40,7 +40,7 @@ export function ago(text, now = Date.now()) {
 /** Return a time as a field for times has it: local, in minutes; "" for none. */
 export function localTime(text) {
   const at = new Date(text || NaN);
-  return Number.isNaN(at.getTime()) ? "" : new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+  return isNaN(at) ? "" : new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
 }
 
 /** Return what such a field has as the API takes it; "" for none. */

@@ -4,12 +4,14 @@ import { makeStore, useStore } from "./store.js";
 
 const HISTORY_S = 300;
 const LATE_S = 4;
+const SILENT_MS = 20000;
 const empty = { open: false, redis: true, log: true, channels: null, blasts: new Map(), history: {} };
 
 export const live = makeStore(empty);
 export const useLive = () => useStore(live);
 
 let source = null;
+let heardAt;
 
 const byId = (blasts, known) => new Map([...known, ...blasts.map((one) => [one.blastId, { ...one, heardAt: performance.now() }])]);
 
@@ -40,6 +42,7 @@ const readers = {
 
 function open() {
   if (source || document.hidden || !session.get()?.signedIn) return;
+  heardAt = performance.now();
   source = new EventSource("/api/events");
   source.onopen = () => live.set((now) => ({ ...now, open: true }));
   source.onerror = () => {
@@ -47,13 +50,16 @@ function open() {
     // the browser tries again by itself, but not after an answer that refused it
     if (source?.readyState === EventSource.CLOSED) {
       // until then it stays, or every news of the session would open another one
-      setTimeout(() => { close(); open(); }, 5000);
+      setTimeout(again, 5000);
       // the session may have ended
       loadSession().catch(() => {});
     }
   };
   for (const [name, read] of Object.entries(readers)) {
-    source.addEventListener(name, (event) => live.set((now) => read(now, JSON.parse(event.data))));
+    source.addEventListener(name, (event) => {
+      heardAt = performance.now();
+      live.set((now) => read(now, JSON.parse(event.data)));
+    });
   }
 }
 
@@ -62,8 +68,19 @@ function close() {
   source = null;
 }
 
+function again() {
+  close();
+  open();
+}
+
 export function startLive() {
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   session.watch(() => (session.get()?.signedIn ? open() : close()));
   open();
+  // the server speaks every second; a connection that nobody closed may be dead for a quarter of an hour
+  setInterval(() => {
+    if (!source || performance.now() - heardAt < SILENT_MS) return;
+    live.set((now) => ({ ...now, open: false }));
+    again();
+  }, 5000);
 }

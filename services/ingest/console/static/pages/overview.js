@@ -1,6 +1,6 @@
 // The overview: what flows, what waits and why, and what failed last.
 import { can, post, useData } from "../core/api.js";
-import { ago, bytes, count, duration, milliseconds, number, percent, rate } from "../core/format.js";
+import { bytes, count, duration, milliseconds, number, percent, rate } from "../core/format.js";
 import { useLive } from "../core/live.js";
 import { at } from "../core/router.js";
 import { html } from "../core/view.js";
@@ -142,11 +142,11 @@ function System({ dashboard }) {
 }
 
 export function Overview() {
-  const { channels, blasts, history, redis, at: time } = useLive();
+  const { channels, blasts, history, redis } = useLive();
   const dashboard = useData("/api/dashboard", { every: 10 });
   const shown = (channels || []).filter((one) => one.configured || one.stats.waiting || one.senders.length);
   return html`<${Page} title="Overview"><div class="stack">
-    ${channels && !redis && html`<p class="wait bad" role="alert"><strong>Redis does not answer.</strong> Nothing is accepted or sent until it does. The figures are from ${ago(time)}.</p>`}
+    ${channels && !redis && html`<p class="wait bad" role="alert"><strong>Redis does not answer.</strong> Nothing is accepted or sent until it does. The figures are old.</p>`}
     ${channels ? html`<div class="columns">${(shown.length ? shown : channels).map((one) => html`<${ChannelCard} key=${one.name} channel=${one}
       history=${history[one.name] || []} hour=${dashboard.data?.dashboard.channels[one.name]} />`)}</div>` : html`<p class="faint loading" role="status">Reading the live figures …</p>`}
     <div class="columns"><${Rates} history=${history} /><${Loaded} of=${dashboard}>${(found) => html`<${Hour} rows=${found.dashboard.throughput} />`}<//></div>
