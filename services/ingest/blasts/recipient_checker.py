@@ -29,6 +29,7 @@ from shared.mailboxes import normal_email
 from shared.nearest import Hints
 from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
 from shared.rendering.whatsapp import MEDIA, Component, split_media
+from shared.sealing import sensitive_names
 from shared.spreadsheets import broken_cell, may_be_broken
 
 _LINK = re.compile(r"https?://[^\s/?#]+\S*\Z", re.IGNORECASE)
@@ -75,6 +76,7 @@ class RecipientChecker:
         self._channels = [CHANNELS[name] for name in rules.channels]
         self._variables = _variable_rules(rules)
         self._own = _own_rules(rules)
+        self._sensitive = sensitive_names(rules.template)
         try:
             self._compiled = compile_template(rules.template)
         except RenderError as error:
@@ -138,13 +140,14 @@ class RecipientChecker:
         known = self.unknown.known(fields["variables"])
         used = {name: fields[name] for name in ("name", "reference") if name in fields}
         used |= {f"variables.{name}": fields["variables"][name] for name in known}
-        return [
-            Problem(
-                f"{path}.{field}", "INVALID_VALUE", f"{field.removeprefix('variables.')} is {text.strip()!r}, {what}"
-            )
-            for field, text in used.items()
-            if (what := broken_cell(text))
-        ]
+        found = []
+        for field, text in used.items():
+            if what := broken_cell(text):
+                name = field.removeprefix("variables.")
+                # a shortened number has most digits of a code
+                shown = "" if name in self._sensitive and name != field else f"{text.strip()!r}, "
+                found.append(Problem(f"{path}.{field}", "INVALID_VALUE", f"{name} is {shown}{what}"))
+        return found
 
     def _decode_problems(self, raw: bytes, path: str) -> list[Problem]:
         try:

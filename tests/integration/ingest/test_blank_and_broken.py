@@ -58,7 +58,8 @@ async def test_a_cell_that_a_spreadsheet_has_broken_is_refused(column: str, cell
     reply = await post(api, raw.encode())
     field = f"recipients[0].{'variables.' if column == 'code' else ''}{column}"
     assert [(one["field"], one["code"]) for one in reply.body["errors"]] == [(field, "INVALID_VALUE")]
-    assert f"{column} is {cell!r}, {BROKEN[cell]}" in reply.body["errors"][0]["message"]
+    shown = "" if column == "code" else f"{cell!r}, "  # it is sensitive, and a shortened number has most of its digits
+    assert f"{column} is {shown}{BROKEN[cell]}" in reply.body["errors"][0]["message"]
     assert await queued(redis) == []
 
 
