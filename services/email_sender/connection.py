@@ -21,6 +21,7 @@ from services.email_sender.failures import (
     OutOfStepError,
     RefusedError,
     code_of,
+    not_accepted,
     reason_of,
 )
 from services.email_sender.login import Credentials, log_in
@@ -225,7 +226,7 @@ class Connection:
             except LOST as error:
                 raise UncertainError(f"no reply after the message was sent: {reason_of(error)}", code="lost") from error
             if not _is_yes(response.code):
-                raise RefusedError(Stage.DOT, _reply(response))  # noqa: TRY301 -- handled like those of the other stages
+                raise not_accepted(_reply(response))  # noqa: TRY301 -- handled like those of the other stages
             accepted(response)
             self.sent += 1
         except RefusedError as error:
@@ -307,17 +308,26 @@ class Connection:
             self.abort()
 
     async def _write_all_but_end(self, stuffed: bytes) -> bytes:
-        """Write all but the last piece; return that piece."""
+        """Write all but the last piece; return that piece. A server may refuse the message before it has all of it."""
         start = 0
         try:
             async with asyncio.timeout(self._smtp.timeouts.data_s):
                 while len(stuffed) - start > PIECE_BYTES:
                     self._protocol.write_ahead(stuffed[start : start + PIECE_BYTES], 0)
                     await self._protocol.drain()
+                    self._heed_early_refusal()
                     start += PIECE_BYTES
         except LOST as error:
+            self._heed_early_refusal()
             raise ConnectionLostError("before the message was handed over", error) from error
         return stuffed[start:]
+
+    def _heed_early_refusal(self) -> None:
+        """Raise the server's refusal of a message whose end was not written; it may wait for that, or hang up."""
+        early = self._protocol.unsolicited
+        if early is not None and early.code >= 400:
+            self.abort()
+            raise RefusedError(Stage.DOT, _reply(early))
 
     def _write_end(self, last: bytes, following: Following | None) -> None:
         """Write the end of the message together with the commands of the next, as RFC 2920, 3.1 allows.

@@ -8,7 +8,7 @@ import ssl
 from aiosmtplib import SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
 
 from services.email_sender.replies import Stage, classify
-from shared.errors import KurirError, SendError, ServerFailedError
+from shared.errors import KurirError, SendError, ServerFailedError, UncertainError
 from shared.smtp.replies import Reply
 
 # raised by a connection that is lost, or whose server does not speak SMTP
@@ -48,6 +48,16 @@ class OutOfStepError(KurirError):
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(f"the server's replies do not match the commands: {reply.words}")
+
+
+def not_accepted(reply: Reply) -> RefusedError | UncertainError:
+    """Return the error for a reply to a whole message other than an acceptance.
+
+    A 3xx is a reply to another command: the one to the message, which may accept it, has not arrived yet.
+    """
+    if reply.code >= 400:
+        return RefusedError(Stage.DOT, reply)
+    return UncertainError("no reply to the message, but one to another command", code=reply.codes, reply=reply.words)
 
 
 def code_of(error: BaseException) -> str:

@@ -104,15 +104,19 @@ class ReplyQueueProtocol(SMTPProtocol):
         await self._drain_helper()
 
     async def read_response(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109 -- aiosmtplib's signature
-        """Return the next reply, in the order of the commands; raises the error that broke the connection."""
-        while not self._arrived:
-            if self._broken is not None:
-                raise self._broken
-            self._waiter = self._loop.create_future()
+        """Return the next reply, in the order of the commands; raises the error that broke the connection.
+
+        The time-out is that of the whole reply, however slowly its bytes arrive.
+        """
+        if not self._arrived:
             if timeout is not None:
                 self._timer.start(timeout)
             try:
-                await self._waiter
+                while not self._arrived:
+                    if self._broken is not None:
+                        raise self._broken
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
             finally:
                 self._waiter = None
                 self._timer.stop()
@@ -129,8 +133,8 @@ class ReplyQueueProtocol(SMTPProtocol):
         return True
 
     def _time_out(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(SMTPReadTimeoutError("no reply in time"))
+        # not an exception of the waiter: a piece of the reply may have ended that wait in the same step of the loop
+        self._break(SMTPReadTimeoutError("no reply in time"))
 
     async def start_tls(
         self,
