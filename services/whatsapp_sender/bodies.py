@@ -24,6 +24,7 @@ _CODE = re.compile(r"\s*+\(?#?([0-9]{1,9})\s*+\)?\s*+")
 _CODE_IN_WORDS = re.compile(r"\(#([0-9]{1,9})\)")
 # Meta's message ids: this prefix and about 50 characters of base64
 _WAMID = re.compile(r"wamid\.[A-Za-z0-9+/_=-]{8,512}")
+_ERROR = re.compile(r'"errors?"\s*:')
 _MESSAGES = ("message", "title", "detail", "error_description", "description", "reason", "msg")
 _CODES = ("code", "error_code", "errorCode")
 _STATUSES = ("status", "statusCode", "status_code", "code")
@@ -189,9 +190,13 @@ def find_any_id(body: dict[str, Any]) -> str:
 
 
 def find_wamid(raw: bytes) -> str:
-    """Return the first of Meta's message ids in a body that is not JSON or is truncated, or ""."""
-    found = _WAMID.search(read_text(raw))
-    return found[0] if found else ""
+    """Return the first of Meta's message ids in a body that is not JSON or is truncated, or "".
+
+    The truncated body of an error may name a message too, which proves nothing.
+    """
+    text = read_text(raw)
+    found = _WAMID.search(text)
+    return found[0] if found and not _ERROR.search(text) else ""
 
 
 def _id_of(fields: dict[str, Any]) -> str:

@@ -57,10 +57,11 @@ LEAST_DISTINCT = 100
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A complete HTTP response.
+    """An HTTP response.
 
     `now_s` is its time of arrival (seconds since the epoch), for a Retry-After with a date; `location` is a redirect's
-    target; `check` are the settings that make up the URL it came from, that of the base URL first.
+    target; `check` are the settings that make up the URL it came from, that of the base URL first; `broken` is why its
+    body is not complete, "" if it is.
     """
 
     status: int
@@ -69,6 +70,7 @@ class Answer(msgspec.Struct, frozen=True):
     now_s: float = 0.0
     location: str = ""
     check: tuple[str, ...] = ()
+    broken: str = ""
 
     @property
     def text(self) -> str:
@@ -124,6 +126,7 @@ def read_answer(answer: Answer) -> Receipt:
         return Receipt(message_id, read_text(answer.raw))
     if message_id or not reading.is_refusal:
         words = f"refused, but with the message id {message_id}" if message_id else "accepted without a message id"
+        words += f"; the answer broke off: {answer.broken}" if answer.broken else ""
         raise UncertainError(words, code=f"http {answer.status}", reply=answer.text)
     raise refusal(answer, reading)
 

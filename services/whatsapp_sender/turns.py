@@ -64,7 +64,8 @@ class Turns:
 def answer_of(posted: Posted, driver: Driver) -> Answer:
     """Return what the driver's provider answered, without our secret."""
     raw = without_secret(driver.secret, posted.raw)
-    return Answer(posted.status, raw, posted.retry_after, time.time(), posted.location, driver.names.location)
+    names = driver.names
+    return Answer(posted.status, raw, posted.retry_after, time.time(), posted.location, names.location, posted.broken)
 
 
 def _noted(answer: Answer) -> Receipt | SendError:

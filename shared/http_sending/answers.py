@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 
 MAX_ANSWER_BYTES = 64 * 1024
 _CHUNK_BYTES = 16 * 1024
@@ -29,12 +30,16 @@ _USUAL = re.compile(
 
 
 class Posted(msgspec.Struct, frozen=True):
-    """A complete answer; its body may be cut off after 64 KB. The headers are "" where it has none."""
+    """An answer; its body may be cut off after 64 KB. The headers are "" where it has none.
+
+    The status counts whatever becomes of the body: `broken` is why that is not complete, "" if it is.
+    """
 
     status: int
     raw: bytes
     retry_after: str = ""
     location: str = ""
+    broken: str = ""
 
 
 def read_usual(data: bytes) -> Posted | None:
@@ -48,11 +53,27 @@ def read_usual(data: bytes) -> Posted | None:
 async def read_beginning(content: aiohttp.StreamReader) -> bytes:
     """Read a response's body, but only the first 64 KB of an absurdly long one; then the connection is closed."""
     parts = bytearray()
+    await _read(content, parts)
+    return bytes(parts[:MAX_ANSWER_BYTES])
+
+
+async def read_arrived(content: aiohttp.StreamReader) -> tuple[bytes, str]:
+    """Read the beginning of a body as far as it arrives, and return it with what broke it off, "" if nothing did."""
+    parts = bytearray()
+    try:
+        await _read(content, parts)
+    except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+        # an error may come together with the data before it, which aiohttp then keeps
+        parts += content._read_nowait(-1)  # noqa: SLF001 -- aiohttp has no public way
+        return bytes(parts[:MAX_ANSWER_BYTES]), f"{type(error).__name__}: {error}"
+    return bytes(parts[:MAX_ANSWER_BYTES]), ""
+
+
+async def _read(content: aiohttp.StreamReader, parts: bytearray) -> None:
     async for chunk in content.iter_chunked(_CHUNK_BYTES):
         parts += chunk
         if len(parts) >= MAX_ANSWER_BYTES:
             break
-    return bytes(parts[:MAX_ANSWER_BYTES])
 
 
 def asked_wait_s(retry_after: str, now_s: float) -> float | None:

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 
 from shared.clock import SuspendAwareTimer
-from shared.http_sending.answers import MAX_ANSWER_BYTES, Posted, read_beginning, read_usual
+from shared.http_sending.answers import MAX_ANSWER_BYTES, Posted, read_arrived, read_usual
 
 MOST_INTERIM = 32
 # many times what is read of a body; what follows in the socket's buffer counts too
@@ -68,9 +68,10 @@ class BoundedHandler(ResponseHandler):
         super().set_response_params(**params)
 
     async def ask(self, request: bytes, answer_s: float) -> Posted:
-        """Write a whole request and return the answer, its body cut off after 64 KB.
+        """Write a whole request and return the answer, its body cut off after 64 KB or as far as it arrived.
 
-        Raises aiohttp's errors, also TimeoutError: time in which this process is suspended is no part of `answer_s`.
+        Raises aiohttp's errors unless the head of an answer has arrived, also TimeoutError: time in which this process
+        is suspended is no part of `answer_s`.
         """
         self._interim, self._received, self._answered, self._rests = 0, 0, False, False
         self._awaited = self._loop.create_future()
@@ -92,11 +93,13 @@ class BoundedHandler(ResponseHandler):
                 message, content = await self.read()
                 if message.code >= 200 or message.code == 101:
                     break
-            raw = content.read_nowait(MAX_ANSWER_BYTES) if content.is_eof() else await read_beginning(content)
         except HttpProcessingError as error:
             raise ClientPayloadError(f"the answer cannot be read: {error.message}") from error
+        raw, broken = (content.read_nowait(MAX_ANSWER_BYTES), "") if content.is_eof() else await read_arrived(content)
+        if broken:
+            self.force_close()
         retry_after, location = (message.headers.get(name, "") for name in ("Retry-After", "Location"))
-        return Posted(message.code, raw, retry_after, location)
+        return Posted(message.code, raw, retry_after, location, broken)
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; before the answer in small pieces, so that a flood is noticed early."""

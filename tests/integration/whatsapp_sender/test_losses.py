@@ -11,10 +11,19 @@ from contextlib import nullcontext
 import pytest
 import trustme
 
-from shared.errors import PermanentError, SendError, ServerFailedError, TransientError, UnavailableError, UncertainError
+from shared.errors import (
+    DeferredError,
+    PermanentError,
+    SendError,
+    ServerFailedError,
+    StopChannelError,
+    TransientError,
+    UnavailableError,
+    UncertainError,
+)
 from tests.awake import awake
 from tests.clocks import StandingClock
-from tests.integration.whatsapp_sender.providers import ACCEPTED, END_OF_MESSAGE, Api
+from tests.integration.whatsapp_sender.providers import ACCEPTED, END_OF_MESSAGE, Api, error_body
 from tests.raw_servers import serving_raw
 from tests.servers import free_port, wait_for
 
@@ -96,7 +105,7 @@ async def test_no_answer_in_time_is_uncertain(api: Api) -> None:
 
 
 async def test_an_answer_cut_off_is_uncertain(api: Api) -> None:
-    """A truncated response does not count."""
+    """An acceptance in which no whole id has arrived does not count."""
 
     async def answer_by_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(END_OF_MESSAGE)
@@ -106,6 +115,50 @@ async def test_an_answer_cut_off_is_uncertain(api: Api) -> None:
 
     async with serving_raw(answer_by_half) as url:
         assert type(await failure_at(api, url)) is UncertainError
+
+
+_ID = "wamid.HBgNNjI4MTIzNDU2Nzg5MBUCABEYEjdGRkE"
+_WHOLE = json.dumps(ACCEPTED).encode()
+_REFUSED = json.dumps(error_body(131026)).encode()
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "kind"),
+    [
+        (b"200 OK\r\nContent-Length: 500", _WHOLE, None),
+        (b"200 OK\r\nContent-Length: 500", _WHOLE[:-3], None),
+        (b"200 OK\r\nTransfer-Encoding: chunked", b"%x\r\n%b\r\n" % (len(_WHOLE), _WHOLE), None),
+        (b"200 OK\r\nContent-Length: 500", _REFUSED[:-1] + b'"in": "wamid.HBgNNjI4MTIzNDU2', UncertainError),
+        (b"400 Bad Request\r\nContent-Length: 500", _REFUSED, PermanentError),
+        (b"400 Bad Request\r\nContent-Length: 500", _REFUSED[:40], TransientError),
+        (b"401 Unauthorized\r\nContent-Length: 500", b'{"error', StopChannelError),
+        (b"429 Too Many\r\nRetry-After: 7\r\nContent-Length: 500", b"slow", DeferredError),
+        (b"429 Too Many\r\nRetry-After: 7\r\nContent-Encoding: gzip\r\nContent-Length: 4", b"slow", DeferredError),
+        (b"503 Away\r\nContent-Length: 500", b"", ServerFailedError),
+    ],
+)
+@pytest.mark.parametrize("closes", [True, False], ids=["closes", "stalls"])
+async def test_what_arrived_of_an_answer_counts(
+    api: Api, head: bytes, body: bytes, kind: type[SendError] | None, closes: bool
+) -> None:
+    """A yes with its id is one, though its end is lost: the message is not sent twice. A refusal is no lost answer."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(END_OF_MESSAGE)
+        writer.write(b"HTTP/1.1 %b\r\n\r\n%b" % (head, body))
+        await writer.drain()
+        if not closes:
+            await reader.read()
+
+    async with serving_raw(serve) as url, api.opened(url, answer_s=0.5) as channel:
+        for _ in range(2):
+            with nullcontext() if kind is None else pytest.raises(kind):
+                assert (await channel.send(api.message)).message_id == _ID
+        assert channel.capacity().connections == 0
+    assert connections == 2
 
 
 @pytest.mark.parametrize(
