@@ -52,8 +52,10 @@ PERMANENT_STATUSES = frozenset({405, 406, 411, 413, 414, 415, 417, 422, 431})
 # temporary 4xx
 _PASSING = frozenset({408, 409, 425})
 _HTTP_STATUSES = frozenset(status.value for status in HTTPStatus if status >= 400)
-# other APIs may use the same numbers as Meta's codes below this, so they count only in an error of Meta's form
+# other APIs may use the same numbers as Meta's codes below this, so they count only in an error of Meta's form; so do
+# those that are a status of success too, which a gateway repeats in its refusals
 LEAST_DISTINCT = 100
+_SUCCESSES = range(200, 300)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -108,7 +110,7 @@ def read(answer: Answer) -> Reading:
         fault, status = find_fault(body), stated_status(body) or status
     if fault is None and ((telling and says_no(body)) or (status >= 400 and body)):
         fault = own_fault(body)
-        if fault.code is not None and fault.code < LEAST_DISTINCT:
+        if fault.code is not None and not fault.is_metas and (fault.code < LEAST_DISTINCT or fault.code in _SUCCESSES):
             fault = ApiFault(None, fault.words)
     if fault is not None and fault.code in _HTTP_STATUSES - KNOWN:
         status, fault = fault.code, ApiFault(None, fault.words, fault.subcode, fault.is_metas)
