@@ -83,6 +83,11 @@ class SendError(KurirError):
         self.reply = legible(reply)
         super().__init__(self.message)
 
+    @property
+    def reason(self) -> str:
+        """The message, with the provider's own words if there are any."""
+        return f"{self.message}: {self.reply}" if self.reply else self.message
+
 
 class TransientError(SendError):
     """The message may succeed soon: it is retried after 2, 4, 8 s …, and uses an attempt."""

@@ -13,12 +13,17 @@ from shared.sending.provider import Proceed, Receipt, Start, at_once, note_accep
 NextMail = Callable[[], Mail | None]
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(slots=True, eq=False)
 class Delivery:
     """One message to send, the start to await before any of it is sent, and the source of the next message.
 
     With `proceed` the message from `following` takes its place once it was accepted. `ahead` is that message, if it was
-    announced; `words` is the reply that accepted the message; `rested_from` is since when the connection had been idle.
+    announced; `words` is the reply that accepted the message; `rested_from` is since when the connection had been idle;
+    `elsewhere` is whether a server that it has not been to has a free open connection.
 
     A dataclass, since one is made for many messages: setting a field of a struct of msgspec takes ten times as long.
     """
@@ -30,6 +35,7 @@ class Delivery:
     ahead: Mail | None = None
     words: str = ""
     rested_from: float = 0.0
+    elsewhere: Callable[[], bool] = _never
 
     def accepted(self, response: SMTPResponse) -> None:
         """Note that the server accepted the message."""

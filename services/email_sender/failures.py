@@ -8,7 +8,14 @@ import ssl
 from aiosmtplib import SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
 
 from services.email_sender.replies import Stage, classify
-from shared.errors import KurirError, SendError, ServerFailedError, UncertainError
+from shared.errors import (
+    KurirError,
+    PermanentError,
+    SendError,
+    ServerFailedError,
+    TryLaterError,
+    UncertainError,
+)
 from shared.smtp.replies import Reply
 
 # raised by a connection that is lost, or whose server does not speak SMTP
@@ -41,6 +48,17 @@ class ClosedMeanwhileError(ConnectionLostError):
 
     def __init__(self) -> None:
         super().__init__("while waiting for the start", ConnectionResetError("closed by the server"))
+
+
+class NoSmtpUtf8Error(PermanentError):
+    """The server does not offer SMTPUTF8 (RFC 6531), which the recipient's address needs; another server may."""
+
+    def __init__(self) -> None:
+        super().__init__("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
+
+    def for_now(self) -> TryLaterError:
+        """Return the error while another server, which may offer it, cannot be tried."""
+        return TryLaterError(self.message, code=self.code)
 
 
 class OutOfStepError(KurirError):

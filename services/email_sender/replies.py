@@ -27,11 +27,18 @@ RUN = 20
 POLICY_RUN = 10
 _DEFERRED_CODES = frozenset({421, 450, 452})
 _DEFERRED_ENHANCED = frozenset({"4.2.2", "4.3.1"})
-# "Daily user sending limit exceeded": https://support.google.com/a/answer/3726730
-_OUR_QUOTA = "5.4.5"
+# "Daily user sending limit exceeded": https://support.google.com/a/answer/3726730; "you've reached your daily limit for
+# message recipients": learn.microsoft.com, Exchange Online, NDR error codes
+_OUR_QUOTA = frozenset({"5.4.5", "5.1.90"})
 _SLOW_DOWN = re.compile(
     r"gr[ae]y-?\s?list|throttl|rate[ -]limit|too (?:quickly|fast|much mail)|at a rate|limit exceeded|quota exceeded|"
     r"too many (?:\w+ )?(?:messages|mails|emails|connections|requests)|sending rate|connection rate",
+    re.IGNORECASE,
+)
+# words that contradict a final code; stricter than those that explain a temporary one ("a limit of 35 M: try again")
+_NOT_FINAL = re.compile(
+    r"\bgr[ae]y-?\s?list|\b(?:again|retry|come back|wait)\W+(?:(?:in|after|for|at least)\W+)?"
+    r"\d{1,6}\s*(?:s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?)\b",
     re.IGNORECASE,
 )
 _WAIT = re.compile(r"\b(\d{1,6})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b", re.IGNORECASE)
@@ -70,10 +77,11 @@ def classify(stage: Stage, reply: Reply, recipient: str = "") -> SendError:
         return StopChannelError(message, code=reply.codes, reply=reply.words)
     # if the two codes contradict each other, the refusal is temporary: nothing is lost by trying again
     kind = "4" if str(reply.code)[:1] == "4" else enhanced[:1] or str(reply.code)[:1]
-    if enhanced == _OUR_QUOTA or (kind == "4" and _is_deferral(reply, enhanced)):
+    hard = kind == "5" and _is_hard_bounce(stage, reply, recipient)
+    if enhanced in _OUR_QUOTA or _is_deferral(kind, reply, hard=hard):
         return DeferredError(message, code=reply.codes, reply=reply.words, wait_s=asked_wait_s(reply.text))
     if kind == "5":
-        suppress = reply.codes if _is_hard_bounce(stage, reply, recipient) else ""
+        suppress = reply.codes if hard else ""
         return PermanentError(message, code=reply.codes, reply=reply.words, suppress=suppress)
     later = TryLaterError if kind == "4" else TransientError
     return later(message, code=reply.codes, reply=reply.words)
@@ -88,13 +96,16 @@ def alike(reply: Reply, recipient: str) -> tuple[str, int]:
 
 def _before_mail(stage: Stage, reply: Reply, message: str) -> SendError:
     """Return the error for a refusal before MAIL, which concerns the server and not the message."""
-    refuses_us = stage is Stage.AUTH and 500 <= reply.code < 600
+    refuses_us = stage is Stage.AUTH and 500 <= reply.code < 600 and _NOT_FINAL.search(reply.text) is None
     if refuses_us or reply.refuses_credentials:
         return StopChannelError(message, code=reply.codes, reply=reply.words)
     return UnavailableError(message, code=reply.codes, reply=reply.words)
 
 
-def _is_deferral(reply: Reply, enhanced: str) -> bool:
+def _is_deferral(kind: str, reply: Reply, *, hard: bool) -> bool:
+    if kind != "4":
+        return kind == "5" and not hard and _NOT_FINAL.search(reply.text) is not None
+    enhanced = reply.enhanced
     if enhanced.startswith("4.7.") or enhanced in _DEFERRED_ENHANCED:
         return True
     if not enhanced and reply.code in _DEFERRED_CODES:

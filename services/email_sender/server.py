@@ -17,7 +17,7 @@ from services.email_sender.connection import Connection
 from services.email_sender.delivery import Delivery, NextMail
 from services.email_sender.encoder import Encoder
 from services.email_sender.envelope import Announced
-from services.email_sender.failures import ClosedMeanwhileError, ConnectionLostError, RefusedError
+from services.email_sender.failures import ClosedMeanwhileError, ConnectionLostError, NoSmtpUtf8Error, RefusedError
 from services.email_sender.login import Credentials
 from services.email_sender.message import Mail
 from services.email_sender.oauth import TokenSource
@@ -51,7 +51,7 @@ _STALE_GROWTH = 1.01
 
 
 class ClosedError(KurirError):
-    """A connection turned out to be closed, and another server has an open one."""
+    """A connection turned out to be closed, and another server, not tried yet, has an open one."""
 
 
 class Server:
@@ -75,9 +75,8 @@ class Server:
         # whether a connection was closed and not yet replaced
         self.lost = False
         self.freed: Changed = ignore_change
-        # whether a message waits for a connection, and whether another server has a free one
+        # whether a message waits for a connection
         self.awaited: Callable[[], bool] = lambda: False
-        self.elsewhere: Callable[[], bool] = lambda: False
         self._awaiting: dict[str, Connection] = {}
         # with fewer connections than concurrent sends, or spaced starts, the next message may have to wait for others
         self.chains = settings.rate is None and self.concurrency >= smtp.concurrency
@@ -201,7 +200,7 @@ class Server:
             # the server had closed it between two messages, which is not a failure of this one
             self._stale_s = min(self._stale_s, max(self._clock() - delivery.rested_from, LEAST_STALE_S))
             connection = self._take_idle()
-        if self.elsewhere():
+        if delivery.elsewhere():
             raise ClosedError
         # on a connection that is opened here, a chain ends with its first message: the next one finds the connection
         # reserved, and so may find that the server has closed it, which is not a failure of that message either
@@ -246,7 +245,7 @@ class Server:
     async def _encoded(self, connection: Connection, mail: Mail) -> bytes:
         """Return a message encoded for a connection that is ready for it."""
         if mail.envelope.utf8 and not connection.offers("smtputf8"):
-            raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
+            raise NoSmtpUtf8Error
         await connection.clear()
         return await self._encoder.encode(mail, eight_bit=connection.eight_bit)
 
@@ -316,7 +315,7 @@ class Server:
             admission.judge(error)
             return
         if isinstance(error, UnavailableError | UncertainError):
-            admission.failed(str(error))
+            admission.failed(error.reason)
             return
         if isinstance(error, StopChannelError):
             return  # `Servers` handles it: the effect depends on the other servers

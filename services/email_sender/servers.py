@@ -14,7 +14,7 @@ from functools import partial
 
 from services.email_sender.delivery import Delivery
 from services.email_sender.encoder import Encoder
-from services.email_sender.failures import ConnectionLostError
+from services.email_sender.failures import ConnectionLostError, NoSmtpUtf8Error
 from services.email_sender.message import Mail
 from services.email_sender.server import OPENING_S, ClosedError, Server
 from services.email_sender.settings import SmtpSettings
@@ -36,7 +36,6 @@ class Servers:
         self.servers: Sequence[Server] = [Server(one, smtp, encoder, contexts.of(one)) for one in smtp.servers]
         for server in self.servers:
             server.others_left = partial(self._others_left, server)
-            server.elsewhere = partial(self._elsewhere, server)
             server.freed = self._freed
             server.awaited = self._awaited
         self._changed = changed
@@ -57,9 +56,9 @@ class Servers:
         """Return whether a message waits for a connection and none will be open soon."""
         return bool(self._waiting) and not any(one.coming for one in self.servers)
 
-    def _elsewhere(self, server: Server) -> bool:
-        """Return whether another server has a free open connection."""
-        return any(one.free and one.breaker.admits(last_resort=False) for one in self.servers if one is not server)
+    def _elsewhere(self, tried: Sequence[Server]) -> bool:
+        """Return whether a server that a message has not been to has a free open connection."""
+        return any(one.free and one.breaker.admits(last_resort=False) for one in self.servers if one not in tried)
 
     def _admitted(self) -> list[Server]:
         return [one for one in self.servers if one.breaker.admits(last_resort=self._is_last_resort(one))]
@@ -126,7 +125,7 @@ class Servers:
             except StopChannelError as stop:
                 self._refused = stop
         except SendError as error:
-            get_logger().info("not_connected", server=server.settings.name, reason=error.message)
+            get_logger().info("not_connected", server=server.settings.name, reason=error.reason)
         except Exception:
             get_logger().exception("connecting_failed", server=server.settings.name)
         finally:
@@ -145,10 +144,12 @@ class Servers:
         A server that refuses us is set aside while the others continue; raises StopChannelError once every server
         refuses us. With a single server, the message from `following` is announced ahead of its turn.
         """
+        tried: list[Server] = []
         if len(self.servers) > 1:
             delivery.following = None
-        tried: list[Server] = []
+            delivery.elsewhere = partial(self._elsewhere, tried)
         failure: SendError | None = None
+        unable: list[NoSmtpUtf8Error] = []
         while (server := await self._chosen(delivery.mail, tried)) is not None:
             tried.append(server)
             admission = server.breaker.enter(last_resort=self._is_last_resort(server))
@@ -162,20 +163,28 @@ class Servers:
                 failure = error
             except StopChannelError as error:
                 failure = self._refused_by(server, error)
+            except NoSmtpUtf8Error as error:
+                unable.append(error)
             else:
                 return
             finally:
                 if server.lost:
                     server.lost = False
                     self._open_more(self._admitted(), self._wanted)
-        raise failure or UnavailableError("no server is tried for a while, after failures of all", code="breaker")
+        raise failure or self._untaken(unable)
+
+    def _untaken(self, unable: Sequence[NoSmtpUtf8Error]) -> SendError:
+        """Return the error for a message that some servers are unable to take, if any, and no other was tried."""
+        if unable:
+            return unable[0] if len(unable) == len(self.servers) else unable[0].for_now()
+        return UnavailableError("no server is tried for a while, after failures of all", code="breaker")
 
     def _refused_by(self, server: Server, error: StopChannelError) -> UnavailableError:
         """Set aside a server that refuses us; raises StopChannelError if no other is left.
 
         The channel's pause then replaces the breakers: all servers are tried again after the channel is resumed.
         """
-        server.refusal = f"{error.message}: {error.reply}" if error.reply else error.message
+        server.refusal = error.reason
         server.breaker.refuses(server.refusal)
         get_logger().error("server_refuses_us", server=server.settings.name, code=error.code, reason=server.refusal)
         if not all(one.breaker.refused for one in self.servers):

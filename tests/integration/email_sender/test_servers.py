@@ -8,7 +8,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
+import structlog
 import trustme
 
 from services.email_sender.channel import EmailChannel
@@ -18,6 +20,7 @@ from shared.errors import (
     DeferredError,
     PermanentError,
     SendError,
+    TransientError,
     UnavailableError,
     UncertainError,
 )
@@ -26,7 +29,7 @@ from tests.clocks import StandingClock
 from tests.integration.email_sender.mails import make_mail, smtp_settings
 from tests.integration.email_sender.peer import CLOSE, SILENCE, peer
 from tests.integration.email_sender.running import opened
-from tests.servers import free_port
+from tests.servers import free_port, wait_for
 
 NEVER_AGAIN = BreakerPolicy(failures=3, open_s=3600, probe_every_s=3600)
 
@@ -246,6 +249,65 @@ async def test_text_injected_before_tls_breaks_the_connection(tmp_path: Path) ->
             assert server.heard["MAIL"] == 0
             await channel.send(make_mail())
         assert server.sessions[1].verbs == ["EHLO", "STARTTLS", "EHLO", "MAIL", "RCPT", "DATA", "QUIT"]
+
+
+async def test_a_message_that_breaks_one_server_is_not_sent_back_there_for_its_open_connection() -> None:
+    """The other server, without an open connection, gets one; going to and fro would hold up the whole sender."""
+    broken = asyncio.Event()
+    async with peer() as first, peer() as second:
+
+        async def answer(writer: asyncio.StreamWriter, verb: str, line: str = "") -> str:
+            if "<breaks@" not in line:
+                return await usual(writer, verb, line)
+            await broken.wait()
+            return ""
+
+        usual = first._answer
+        first._answer = answer  # type: ignore[method-assign]
+        async with opened(smtp_settings(f"{first.url}?weight=1000000", second.url)) as channel:
+            breaking = asyncio.create_task(channel.send(make_mail("breaks@example.com")))
+            await wait_for(lambda: first.heard["RCPT"] == 1, what="the message to be under way")
+            await channel.send(make_mail())  # over another connection of the first, idle from then on
+            await second.restart()
+            broken.set()
+            await breaking
+    assert (len(first.messages), len(second.messages)) == (1, 1)
+
+
+async def test_international_address_is_taken_by_the_server_that_offers_smtputf8() -> None:
+    """One that does not offer it passes the message on; if no other can be tried, it waits, and does not fail."""
+    unable = ["PIPELINING", "8BITMIME"]
+    async with peer(extensions=unable) as old, peer() as able:
+        settings = smtp_settings(f"{old.url}?weight=100", able.url, breaker=NEVER_AGAIN)
+        async with opened(settings) as channel:
+            for _ in range(3):
+                await channel.send(make_mail("jörg@example.com"))
+            assert (len(old.messages), len(able.messages)) == (0, 3)
+            await able.stop()
+            for _ in range(10):
+                with pytest.raises((UnavailableError, TransientError)):
+                    await channel.send(make_mail("jörg@example.com"))
+            await channel.send(make_mail("ana@example.com"))
+        await able.start()
+    async with (
+        peer(extensions=unable) as one,
+        peer(extensions=unable) as other,
+        opened(smtp_settings(one.url, other.url)) as channel,
+    ):
+        with pytest.raises(PermanentError, match="SMTPUTF8"):
+            await channel.send(make_mail("jörg@example.com"))
+
+
+async def test_a_server_that_is_away_is_reported_in_its_own_words() -> None:
+    """The log and the breaker's reason have the greeting's words, not only that it was a refusal."""
+    words = "554 5.7.1 your address 192.0.2.1 is on our list"
+    async with peer({"CONNECT": lambda _: f"{words}{CLOSE}"}) as server, opened(smtp_settings(server.url)) as channel:
+        with structlog.testing.capture_logs() as logged:
+            channel.capacity(1)
+            await wait_for(lambda: bool(logged), what="the attempt to connect")
+        (shown,) = msgspec.convert((await channel.status()).detail["servers"], list[dict[str, object]])
+    assert shown["breakerReason"] == f"greeting refused: {words}"
+    assert [line["reason"] for line in logged if line["event"] == "not_connected"] == [f"greeting refused: {words}"]
 
 
 def test_time_outs_and_policies_are_settings() -> None:

@@ -36,6 +36,7 @@ SITEPACKAGE = (
     "http://www.sitepackage.de/service/dokumentation/auswertung/typische-fehlermeldungen-bei-unzustellbarkeit.html"
 )
 DBMAIL = "https://www.dbmailserver.com/tui-xin-address-not-exist.htm"
+CLOUD4Y = "https://client.cloud4y.ru/index.php/knowledgebase/1041/Service-Restrictions-to-Prevent-Spam.html"
 SISIMAI = "https://github.com/sisimai/p5-sisimai/issues/467"
 
 AUTH, GREETING, STARTTLS = Stage.AUTH, Stage.GREETING, Stage.STARTTLS
@@ -57,6 +58,9 @@ class Case(NamedTuple):
 D, L, P, S, U = DeferredError, TryLaterError, PermanentError, StopChannelError, UnavailableError
 
 CASES = [
+    # limits with final codes
+    Case(CLOUD4Y, AUTH, 550, "Too many messages. Try again in 92 seconds.", U),
+    Case(CLOUD4Y, MAIL, 550, "Too many messages. Try again in 92 seconds.", D, wait_s=92),
     # Gmail and Google Workspace
     Case(GOOGLE, DOT, 421, "4.3.0 Temporary System Problem. Try again later. - gsmtp", L),
     Case(GOOGLE, MAIL, 421, "4.4.5 Server busy, try again later. - gsmtp", L),
@@ -101,6 +105,13 @@ CASES = [
     Case(EXCHANGE, DOT, 432, "4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded", D),
     Case(EXCHANGE, RCPT, 550, "5.1.10 RESOLVER.ADR.RecipientNotFound; Recipient not found", P, suppresses=True),
     Case(EXCHANGE, MAIL, 550, "5.1.8 Access denied, bad outbound sender", P),
+    Case(
+        EXCHANGE,
+        DOT,
+        550,
+        "5.1.90 Your message can't be sent because you've reached your daily limit for message recipients",
+        D,
+    ),
     Case(EXCHANGE, RCPT, 550, "5.4.1 Recipient address rejected: Access denied.", P),
     Case(EXCHANGE, DOT, 550, "5.7.501 Access denied, spam abuse detected.", P),
     Case(

@@ -85,6 +85,19 @@ def test_any_reply_has_a_class(stage: Stage, code: int, text: str) -> None:
         assert not isinstance(error, PermanentError | StopChannelError)
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("Greylisting is enabled", DeferredError), ("5.7.1 graylisted, retry in 300s", DeferredError),
+     ("5.7.0 Rate exceeded: wait at least 2 minutes", DeferredError), ("5.3.2 come back after 1 hour.", DeferredError),
+     ("5.1.1 no such user, do not try again in 5 minutes", PermanentError), ("try again later", PermanentError),
+     ("5.3.4 above 35 M: reduce it and try again", PermanentError), ("5.7.1 try again with TLS", PermanentError),
+     ("5.4.7 expired after a delay of 72 hours", PermanentError)],
+)  # fmt: skip
+def test_final_code_does_not_outweigh_a_wait_that_the_words_name(text: str, kind: type[SendError]) -> None:
+    """Only greylisting and a time to try again count, and no verdict on the recipient is put off."""
+    assert type(classify(Stage.RCPT, Reply(550, text))) is kind
+
+
 def test_enhanced_code_is_the_first_word_alone() -> None:
     """Digits among the words are not a status code; several lines make one reply."""
     assert Reply(550, "5.1.1 no").enhanced == "5.1.1"
