@@ -51,7 +51,7 @@ def read_mail(raw: bytes, taken_at: float, secret: str) -> Reading:
 
     `taken_at` is when the mail came in (Unix seconds); `secret` is KURIR_SECRET, which signs the return paths.
     """
-    mail = take_apart(raw)
+    mail = _passed_on(take_apart(raw))
     complaint = read_complaint(mail)
     if complaint is not None:
         return _complained(mail, complaint, taken_at, secret)
@@ -61,6 +61,14 @@ def read_mail(raw: bytes, taken_at: float, secret: str) -> Reading:
     if not outcomes:
         return Reading(problem=NO_BOUNCE)
     return _reported(mail, outcomes, taken_at, secret)
+
+
+def _passed_on(mail: ReceivedMail) -> ReceivedMail:
+    """Return the report that a mail has as its attachment, as rules of mailboxes forward one; else the mail itself."""
+    if not mail.attached or mail.has_report:
+        return mail
+    attached = take_apart(mail.attached)
+    return attached if attached.has_report else mail
 
 
 def _reported(mail: ReceivedMail, outcomes: Sequence[Outcome], taken_at: float, secret: str) -> Reading:

@@ -71,6 +71,11 @@ class ReceivedMail:
         """The subject in lower case, decoded."""
         return self.headers.readable("subject").lower()
 
+    @property
+    def has_report(self) -> bool:
+        """Whether it has a report for programs, of whatever kind."""
+        return any(report is not None for report in (self.status, self.feedback, self.disposition))
+
 
 def take_apart(raw: bytes) -> ReceivedMail:
     """Take a mail apart; never raises."""

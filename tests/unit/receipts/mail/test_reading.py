@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.receipts.mail.mime import parts_of, with_line_feeds
-from services.receipts.mail.reading import NO_ACTION, NOT_OURS, read_mail
+from services.receipts.mail.reading import NO_ACTION, NO_BOUNCE, NOT_OURS, read_mail
 from services.receipts.reading import Reading
 from shared.receipts import make_return_token
 from tests.unit.receipts.mail.expected import JOB_ID, RECEIPTS
@@ -213,6 +213,32 @@ def test_an_absence_is_recognised_by_its_subject_alone(subject: str) -> None:
         "Your message could not be delivered to me in person until Monday.\n"
     )
     assert read(mail.encode()) == Reading(ignored=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["postfix-unknown-user", "office365-not-found", "gmail-delay", "arf-yahoo", "read-receipt"]
+)
+@pytest.mark.parametrize("encoding", ["8bit", "base64"])
+def test_a_report_that_is_forwarded_as_an_attachment_is_read(name: str, encoding: str) -> None:
+    """A rule of a mailbox may forward bounces so; the mail around it says nothing."""
+    raw = sample(name)
+    attached = base64.encodebytes(raw) if encoding == "base64" else raw
+    forwarded = (
+        b"From: Bounces <bounces@example.com>\nTo: collect@bounces.example.com\nSubject: FW: Undeliverable\n"
+        b'Content-Type: multipart/mixed; boundary="outer"\n\n--outer\nContent-Type: text/plain\n\nsee attachment\n'
+        b"--outer\nContent-Type: message/rfc822\nContent-Transfer-Encoding: %b\n\n%b\n--outer--\n"
+    )
+    assert read(forwarded % (encoding.encode(), attached)) == read(raw)
+
+
+def test_an_answer_with_our_mail_attached_is_left_to_a_person() -> None:
+    """What we sent is no report, whatever it says."""
+    answer = (
+        f"From: Ana <ana@example.org>\nTo: {TOKEN}@bounces.example.com\nSubject: FW: Your parcel\n"
+        "Content-Type: message/rfc822\n\nFrom: mail@example.com\nSubject: Your parcel could not be delivered\n\n"
+        "ana@example.org: it was not delivered\n"
+    )
+    assert read(answer.encode()).problem == NO_BOUNCE
 
 
 def test_a_report_that_quotes_only_our_sender_condemns_nobody() -> None:
