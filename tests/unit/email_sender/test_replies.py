@@ -244,6 +244,18 @@ ACQUITTED = [
     "Kuota terlampaui", "kotak surat penuh", "Hòm thư đầy", "người gửi bị chặn", "邮箱已满", "发送频率过高",
     "郵箱已滿", "メールボックスが一杯です", "送信元が許可されていません", "메일함이 가득 찼습니다", "الصندوق ممتلئ",
     "Avsändaren avvisad", "схранилище: доступ запрещен", "zpráva odmítnuta", "ผู้ส่งถูกปฏิเสธ",
+    # permissions, sizes, servers in trouble, "later", and our own server
+    "Zugriff nicht gestattet", "Nachricht zu groß", "Dienst nicht verfügbar", "Bitte später erneut versuchen",
+    "Niet toegelaten", "Interne fout", "Tjänsten är otillgänglig", "Viesti on liian suuri", "Ikke tilladt",
+    "Réessayez plus tard", "Vous n'avez pas le droit d'envoyer", "Votre serveur est sur une liste de blocage",
+    "No tiene permiso", "Intente más tarde", "Serviço indisponível", "Messaggio troppo grande", "Non consentito",
+    "Email dari domain Anda tidak dapat diterima", "Layanan sedang tidak tersedia", "Anda tidak memiliki izin",
+    "Gangguan sementara, coba lagi nanti", "Akun penerima dibekukan", "Pelayan sibuk", "Không được phép",
+    "Vui lòng thử lại sau", "บริการไม่พร้อมใช้งาน", "Сервис недоступен", "Попробуйте позже", "Нет прав",
+    "Ваш сервер в стоп-листе", "Odmowa dostępu", "Spróbuj później", "Sunucunuz kara listede", "İzin yok",
+    "Služba je nedostupná", "Túl nagy üzenet", "Serviciu indisponibil", "Δεν επιτρέπεται", "الخدمة غير متاحة",
+    "חשבון לא זמין", "不允许中继", "服务不可用", "请稍后再试", "發送方域名不存在", "発信元のドメインが存在しません",
+    "後でもう一度お試しください", "サイズが大きすぎます", "나중에 다시 시도하십시오", "릴레이 할 수 없습니다",
     # words of both kinds: policy wins
     "user unknown; your domain has no MX record", "recipient address invalid, intrusion prevention active for you",
     "too many invalid recipients", "no such user, blocked using spamhaus", "unknown recipient: SPF check failed",
