@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +20,7 @@ from typing import Any
 
 import aiohttp
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -267,9 +271,18 @@ def _print_outcome(outcome: Outcome, console: Console) -> None:
             console.print(f"  {name}: {count} × {reason}", markup=False, highlight=False)
 
 
+def up_command(options: UpOptions) -> str:
+    """Return the command that starts this system again, as it can be typed here: `kurir` may not be on PATH."""
+    usual = UpOptions()
+    words = ["kurir" if shutil.which("kurir") else sys.argv[0], "up"]
+    words += ["--port", str(options.port)] if options.port != usual.port else []
+    words += ["--data-dir", str(options.data_dir)] if options.data_dir != usual.data_dir else []
+    return shlex.join(words)
+
+
 def _print_next_steps(plan: Plan, console: Console) -> None:
     console.print(
-        f"The numbers add up. Next: [bold]kurir up[/bold], then open {plan.url}/console/\n"
+        f"The numbers add up. Next: [bold]{escape(up_command(plan.options))}[/bold], then open {plan.url}/console/\n"
         f"  failed messages: curl '{plan.url}/api/logs/messages?status=failed'\n"
         f"  what came back:  curl '{plan.url}/api/logs/messages?delivery=bounced,complained,undelivered'",
         soft_wrap=True,

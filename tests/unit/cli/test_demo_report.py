@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.cli.demo import up_command
 from services.cli.demo_report import (
     Expected,
     LiveCounts,
@@ -15,6 +16,7 @@ from services.cli.demo_report import (
     read_expected,
     reported_of,
 )
+from services.cli.plan import UpOptions
 from services.cli.progress import reason_of
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "recipients.csv"
@@ -143,3 +145,12 @@ def test_the_reason_of_a_json_answer_is_its_message() -> None:
     assert reason_of({"error_message": words, "status": "failed"}) == "(#131026) Message undeliverable"
     assert reason_of({"error_message": '{"error": {"mess', "status": "failed"}) == '{"error": {"mess'
     assert reason_of({"error_message": None, "status": "cancelled"}) == "cancelled"
+
+
+def test_the_next_command_can_be_typed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `make demo` no `kurir` is on PATH, and another port needs its option."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sys.argv", [".venv/bin/kurir", "demo"])
+    assert up_command(UpOptions()) == ".venv/bin/kurir up"
+    moved = UpOptions(port=4000, data_dir=Path("my data"))
+    assert up_command(moved) == ".venv/bin/kurir up --port 4000 --data-dir 'my data'"
