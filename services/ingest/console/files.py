@@ -22,6 +22,7 @@ _VERSION_LENGTH = 12
 _STYLE_SPACES = re.compile(rb"(:)\s+|\s*([{};,])\s*")
 # htm itself drops the line ends beside tags and values
 _LINE_ENDS = re.compile(rb"([,;{(])\n|([>}])\n(?=<|\$\{)")
+_CODE_SPACES = re.compile(rb" (=>|===|!==|&&|\|\||\?\?) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ def read_console_files(folder: Path = _FOLDER) -> ConsoleFiles:
 
 
 def _lean(name: str, content: bytes) -> bytes:
-    """Return one of our own files without what browsers need not load: indentation, lines of comment, spaces in styles.
+    """Return one of our own files without what browsers need not load: indentation, lines of comment, spaces in styles
+    and beside operators that no text contains.
 
     No statement or text in them depends on how a line begins, or on a line's end after one of the marks, and no text of
     a style on spaces beside its marks. A library stays as its package has it.
@@ -74,7 +76,7 @@ def _lean(name: str, content: bytes) -> bytes:
     lines = (line.strip() for line in content.splitlines())
     lean = b"\n".join(line for line in lines if line and not line.startswith((b"//", b"/*", b"* ", b"*/")))
     if name.endswith(".js"):
-        return _LINE_ENDS.sub(lambda mark: mark[1] or mark[2], lean)
+        return _CODE_SPACES.sub(rb"\1", _LINE_ENDS.sub(lambda mark: mark[1] or mark[2], lean))
     return _STYLE_SPACES.sub(lambda mark: mark[1] or mark[2], lean) if name.endswith(".css") else lean
 
 

@@ -92,7 +92,9 @@ def test_code_is_sent_without_the_line_ends_that_mean_nothing(tmp_path: Path) ->
     """Line ends stay between statements without a mark, and within a text."""
     for name in ("index.html", "frame.html"):
         (tmp_path / name).write_text((STATIC / name).read_text())
-    code = "const a = {\n  b: 1,\n};\n// why\nconst c = html`<p>one\n  two</p>\n  <p>${a}\n  ${a}</p>`\nf()\n"
+    code = (
+        "const a = {\n  b: (d) => d && 1,\n};\n// why\nconst c = html`<p>one\n  two</p>\n  <p>${a}\n  ${a}</p>`\nf()\n"
+    )
     (tmp_path / "app.js").write_text(code)
     sent = read_console_files(tmp_path).files["app.js"].plain
-    assert sent == b"const a = {b: 1,};const c = html`<p>one\ntwo</p><p>${a}${a}</p>`\nf()"
+    assert sent == b"const a = {b: (d)=>d&&1,};const c = html`<p>one\ntwo</p><p>${a}${a}</p>`\nf()"
