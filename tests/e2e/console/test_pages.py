@@ -53,6 +53,19 @@ def test_hostile_content_is_text(browser: Browser, url: str, blast: str) -> None
         visit.check()
 
 
+def test_a_name_that_turns_text_turns_only_itself(browser: Browser, url: str, system: System) -> None:
+    """A mark that nothing ends reversed all that follows: the version stood in the middle of the name."""
+    body = {"id": "turned", "name": "a name \u202eturned", "channels": ["email"], "subject": "x", "text": "x"}
+    system.send("POST", "/api/templates", body, ADMIN)
+    with visiting(browser, url, WIDE, ADMIN_KEY) as visit:
+        visit.open("/templates/turned")
+        name, badge = visit.page.locator("h1 bdi").bounding_box(), visit.page.locator("h1 .badge").bounding_box()
+        assert name is not None
+        assert badge is not None
+        assert name["x"] + name["width"] <= badge["x"]
+        visit.check()
+
+
 def test_hostile_words_of_a_provider_are_text(browser: Browser, url: str, blast: str) -> None:
     """Markup, marks that turn the direction of text, and a line of 10 KB stay within their place, on a phone too."""
     words = f"550 {HOSTILE}{TURNED} " + "w" * 10_000
@@ -113,6 +126,10 @@ def test_a_read_key_sees_no_button_that_it_may_not_press(browser: Browser, url: 
             assert [
                 name for name in names if name not in {"Latest", "Older", "Clear the filters", "HTML", "Text"}
             ] == []
+        for path in ("/templates/otp", "/templates/new"):
+            visit.open(path)
+            visit.page.wait_for_selector("legend:has-text('Variables')")
+            assert not visit.page.is_visible("main button[type=submit]")
         visit.check()
 
 

@@ -86,7 +86,7 @@ function Shown({ blast, failures, reload }) {
   const { counts, delivery, totalMessages: total } = blast;
   const ended = Math.round(blast.progress * total);
   const delivered = (delivery?.delivered || 0) + (delivery?.read || 0);
-  return html`<${Page} label=${blast.reference || blast.blastId} title=${html`${blast.reference || blast.templateName || blast.templateId} <${StateBadge} state=${blast.state} />`}
+  return html`<${Page} label=${blast.reference || blast.blastId} title=${html`<bdi>${blast.reference || blast.templateName || blast.templateId}</bdi> <${StateBadge} state=${blast.state} />`}
       actions=${html`<${Actions} blast=${blast} reload=${reload} />`}>
     <div class="stack">
       <section class="card stack">

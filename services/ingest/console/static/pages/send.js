@@ -132,7 +132,7 @@ function Mapping({ opened, mapping, setMapping, needs, plan, set }) {
   const columns = [
     { name: "Column of the file", kind: "words", cell: (row) => html`<bdi>${row.column || `column ${row.place + 1}`}</bdi>` },
     { name: "is", cell: (row) => html`<select aria-label=${`What the column ${row.column} is`} value=${mapping[row.place]} onChange=${(event) => change(row.place)(event.target.value)}>${names.map(([value, text]) => html`<option value=${value} selected=${value === mapping[row.place]}>${text}</option>`)}</select>` },
-    { name: "First values", kind: "words", cell: (row) => html`<bdi class="faint">${opened.rows.slice(0, SAMPLES).map((one) => one[row.place] ?? "").filter(Boolean).join(", ") || "empty"}</bdi>` },
+    { name: "First values", kind: "words", cell: (row) => html`<bdi class="faint">${opened.rows.slice(0, SAMPLES).map((one) => (one[row.place] ?? "").slice(0, 80)).filter(Boolean).join(", ") || "empty"}</bdi>` },
   ];
   const setGlobal = (name) => (value) => set("globals")(Object.fromEntries(Object.entries({ ...plan.globals, [name]: value }).filter(([, one]) => one !== "")));
   return html`<section class="card flush"><div class="card-head"><h2>3. Columns</h2><span class="faint">${opened.isWhole ? count(opened.rows.length, "row") : "a large file"}</span></div>

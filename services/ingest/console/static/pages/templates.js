@@ -85,7 +85,7 @@ const SHOWN = ["id", "name", "subject", "html", "text", "channels", "language"];
 
 function Editor({ draft, set, save, isNew }) {
   const channel = (name) => (on) => set("channels")(on ? [...draft.channels, name] : draft.channels.filter((one) => one !== name));
-  return html`<section class="card"><${Form} act=${save} action=${isNew ? "Create the template" : "Save as the next version"} shown=${SHOWN} disabled=${!can("admin")}>${(problem) => html`<div class="stack">
+  return html`<section class="card"><${Form} act=${save} action=${can("admin") && (isNew ? "Create the template" : "Save as the next version")} shown=${SHOWN}>${(problem) => html`<div class="stack">
     <div class="fields">${isNew && html`<${Field} label="Id" value=${draft.id} onInput=${set("id")} problem=${problemOf(problem, "id")} hint="Letters, digits, dots, dashes." />`}
       <${Field} label="Name" value=${draft.name} onInput=${set("name")} problem=${problemOf(problem, "name")} />
       <${Field} label="Category" value=${draft.category} onInput=${set("category")} options=${[["transactional", "transactional"], ["marketing", "marketing"]]} />
@@ -155,7 +155,7 @@ function Opened({ template, isNew }) {
   });
   const actions = !isNew && html`${can("send") && html`<a class="button" href=${at("/send", { template: draft.id })}>Send it</a><button type="button" onClick=${() => setTesting(true)}>Send a test</button>`}
     ${can("admin") && html`<${Button} kind="danger" onClick=${remove}>Delete<//>`}`;
-  return html`<${Page} label=${isNew ? "New template" : template.name} title=${isNew ? "New template" : html`${template.name} <${Badge}>version ${draft.version}<//>`} actions=${actions}>
+  return html`<${Page} label=${isNew ? "New template" : template.name} title=${isNew ? "New template" : html`<bdi>${template.name}</bdi> <${Badge}>version ${draft.version}<//>`} actions=${actions}>
     <div class="columns wide"><div class="stack"><${Editor} draft=${draft} set=${set} save=${save} isNew=${isNew} />${!isNew && html`<${Requirements} key=${draft.version} id=${draft.id} />`}</div><${Shown} draft=${draft} /></div>
     ${testing && html`<${SendTest} draft=${draft} close=${() => setTesting(false)} />`}<//>`;
 }

@@ -123,7 +123,7 @@ export function Webhook({ id }) {
   const close = () => setOpen({});
   const done = () => { close(); found.reload(); };
   if (!found.data && found.problem) return html`<${Page} title="Webhook"><${Loaded} of=${found} /><//>`;
-  return html`<${Loaded} of=${found}>${({ webhook }) => html`<${Page} label="Webhook" title=${html`${webhook.description || webhook.url} <${State} of=${webhook} />`} actions=${html`<${Actions} webhook=${webhook} path=${path} reload=${found.reload} show=${show} />`}>
+  return html`<${Loaded} of=${found}>${({ webhook }) => html`<${Page} label="Webhook" title=${html`<bdi>${webhook.description || webhook.url}</bdi> <${State} of=${webhook} />`} actions=${html`<${Actions} webhook=${webhook} path=${path} reload=${found.reload} show=${show} />`}>
     <div class="stack"><section class="card stack">${webhook.disabledReason && html`<p class="wait bad"><strong>Disabled: ${webhook.disabledReason}.</strong> Events are kept and sent when it is enabled again.</p>`}
       <dl class="facts"><${Fact} name="URL"><code>${webhook.url}</code><//><${Fact} name="Events">${webhook.events.includes("*") ? "all" : webhook.events.join(", ")}<//>
         <${Fact} name="Channels">${webhook.channels.length ? webhook.channels.map(channelName).join(", ") : "all"}<//>${webhook.reference && html`<${Fact} name="Only with reference">${webhook.reference}<//>`}

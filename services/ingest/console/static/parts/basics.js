@@ -42,7 +42,7 @@ export function Progress({ counts, total, label }) {
 export function Wait({ reason, channel, scheduledAt }) {
   const wait = waitOf(reason, { channel, scheduledAt: scheduledAt && moment(scheduledAt) });
   if (!wait) return null;
-  return html`<p class="wait ${wait.tone}"><strong>${wait.text}.</strong> ${wait.hint || ""}</p>`;
+  return html`<p class="wait ${wait.tone}"><strong><bdi>${wait.text}</bdi>.</strong> ${wait.hint || ""}</p>`;
 }
 
 export const Empty = ({ title, children }) => html`<div class="empty"><p><strong>${title}</strong></p>${children && html`<p>${children}</p>`}</div>`;

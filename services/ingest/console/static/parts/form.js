@@ -50,6 +50,7 @@ export const problemOf = (problem, field) => problem?.problems?.find((one) => on
 /**
  * A form that does something: it waits for it, and shows what was wrong. A function that `act` returns is called unless
  * the form was closed meanwhile. `children(problem)` draws the fields; `shown` are the fields that show their own problems.
+ * Without `action` nobody can submit it.
  */
 export function Form({ act, action, danger, before, shown = [], children, disabled }) {
   const [problem, setProblem] = useState(null);
@@ -73,5 +74,5 @@ export function Form({ act, action, danger, before, shown = [], children, disabl
   const beside = problem?.problems?.length > 0 && problem.problems.every((one) => shown.includes(one.field));
   return html`<form onSubmit=${submit} novalidate>${children?.(problem)}
     ${!beside && html`<${Problem} problem=${problem} />`}
-    <div class="form-end">${before}<button type="submit" class=${danger ? "danger" : "main"} aria-busy=${busy} disabled=${disabled}>${action}</button></div></form>`;
+    <div class="form-end">${before}${action && html`<button type="submit" class=${danger ? "danger" : "main"} aria-busy=${busy} disabled=${disabled}>${action}</button>`}</div></form>`;
 }
