@@ -134,13 +134,14 @@ def read_answer(answer: Answer) -> Receipt:
 
 
 def refusal(answer: Answer, reading: Reading) -> SendError:
-    """Return the error for a response that is not an acceptance."""
+    """Return the error for a response that is not an acceptance; a temporary one that names a wait is a deferral."""
     fault = reading.fault
+    error = None
     if fault is not None and fault.code is not None:
-        known = _by_code(fault, f"WhatsApp error {fault.code}: {fault.words}", answer)
-        if known is not None:
-            return known
-    return _by_status(answer, reading)
+        error = _by_code(fault, f"WhatsApp error {fault.code}: {fault.words}", answer)
+    error = error or _by_status(answer, reading)
+    wait_s = retry_after_s(answer) if isinstance(error, TransientError) else None
+    return error if wait_s is None else DeferredError(error.message, code=error.code, reply=error.reply, wait_s=wait_s)
 
 
 def is_server_failure(answer: Answer) -> bool:

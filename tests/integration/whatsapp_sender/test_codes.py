@@ -186,12 +186,13 @@ async def test_an_answer_never_shows_our_secret(api: Api) -> None:
 
 
 async def test_retry_after_is_honoured(api: Api) -> None:
-    """It counts for rate limits, with a code or without (None without the header), and for a 503 that names a time."""
+    """It counts for rate limits, with a code or without (None without the header), and for trouble."""
     async with api.providing() as provider, api.opened(provider.url) as channel:
-        provider.answers(503, "maintenance", {"Retry-After": "90"})
-        with pytest.raises(DeferredError) as away:
-            await channel.send(api.message)
-        assert away.value.wait_s == 90.0
+        for status, trouble in ((503, "maintenance"), (503, error_body(131016)), (500, error_body(131000)), (408, "")):
+            provider.answers(status, trouble, {"Retry-After": "90"})
+            with pytest.raises(DeferredError) as away:
+                await channel.send(api.message)
+            assert away.value.wait_s == 90.0
         for body in (error_body(130429), "slow down"):
             for headers, wait_s in (({"Retry-After": "17"}, 17.0), ({}, None)):
                 provider.answers(429, body, headers)
