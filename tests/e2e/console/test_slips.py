@@ -119,6 +119,24 @@ def test_parameters_of_whatsapp_are_typed_line_by_line(visit: Visit, system: Sys
     visit.check()
 
 
+def test_what_another_saved_meanwhile_is_not_replaced_unseen(visit: Visit, system: System) -> None:
+    """Two people had the template open: the second to save undid the first, and nobody was told."""
+    body = {"name": "shared", "channels": ["email"], "subject": "x", "text": "as it was"}
+    system.send("POST", "/api/templates", body | {"id": "shared"}, ADMIN)
+    visit.open("/templates/shared")
+    hand = Mouse(visit.page)
+    hand.fill("Text", "by the second")
+    system.send("PUT", "/api/templates/shared", body | {"text": "by the first"}, ADMIN)
+    hand.press("Save as the next version")
+    visit.page.wait_for_selector(".problem:has-text('Version 2 was saved meanwhile')")
+    assert call(system, "/api/templates/shared")["template"]["text"] == "by the first"
+    assert visit.page.get_by_label("Text").first.input_value() == "by the second"
+    hand.press("Save as the next version")
+    visit.hear("shared is saved as version 3.")
+    assert call(system, "/api/templates/shared")["template"]["text"] == "by the second"
+    visit.check()
+
+
 def test_more_filters_stay_while_one_is_emptied(walk: tuple[Visit, Hand]) -> None:
     """They closed over the field in which the person typed, and the focus was lost."""
     visit, hand = walk

@@ -1,5 +1,5 @@
 // Templates: a list, and an editor with a live preview of what is being written.
-import { call, can, post, useData } from "../core/api.js";
+import { ApiProblem, call, can, get, post, useData } from "../core/api.js";
 import { number } from "../core/format.js";
 import { at, go } from "../core/router.js";
 import { html, useState } from "../core/view.js";
@@ -143,7 +143,14 @@ function Opened({ template, isNew }) {
   const [testing, setTesting] = useState(false);
   const set = (name) => (value) => setDraft((now) => ({ ...now, [name]: value }));
   const save = async () => {
-    const answer = isNew ? await post("/api/templates", { id: draft.id, ...contentOf(draft) }) : await call("PUT", `/api/templates/${draft.id}`, contentOf(draft));
+    const path = `/api/templates/${draft.id}`;
+    const latest = isNew ? draft.version : (await get(path)).template.version;
+    if (latest !== draft.version) {
+      // the person decides: saved once more, it is the next version
+      set("version")(latest);
+      throw new ApiProblem(0, { message: `Version ${latest} was saved meanwhile; another tab shows it. Saving again replaces it.` });
+    }
+    const answer = isNew ? await post("/api/templates", { id: draft.id, ...contentOf(draft) }) : await call("PUT", path, contentOf(draft));
     toast(`${answer.template.name} is saved as version ${answer.template.version}.`);
     // what was written while it was being saved stays
     const saved = (now) => (now === draft ? answer.template : { ...now, version: answer.template.version });
