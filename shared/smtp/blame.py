@@ -59,7 +59,7 @@ _POLICY = re.compile(
     r"\bnot (?:a |an |one of )?(?:our )?(?:local|hosted|own)? ?domains?\b|"
     r"\b(?:do|does) not (?:accept|handle|deliver|take) (?:any )?(?:e-?)?(?:mail|messages?) (?:for|to)\b|"
     # the server could not find out
-    r"\btimed? ?out\b|\blook ?up fail|\bmisconfig|\btry (?:it )?again later\b|"
+    r"\btimed? ?out\b|\blook ?up fail|\bmisconfig|\btry (?:it )?again (?:later|in|after)\b|"
     # a server or a network in trouble
     r"\bservice (?:is )?(?:currently )?(?:not available|unavailable)\b|\b(?:server|system|service) (?:is |too )*busy\b|"
     r"\b(?:internal|server|system|database|directory|configuration) (?:server )?(?:error|problem|failure)|"

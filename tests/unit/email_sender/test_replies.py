@@ -89,7 +89,8 @@ def test_any_reply_has_a_class(stage: Stage, code: int, text: str) -> None:
     ("text", "kind"),
     [("Greylisting is enabled", DeferredError), ("5.7.1 graylisted, retry in 300s", DeferredError),
      ("5.7.0 Rate exceeded: wait at least 2 minutes", DeferredError), ("5.3.2 come back after 1 hour.", DeferredError),
-     ("5.1.1 no such user, do not try again in 5 minutes", PermanentError), ("try again later", PermanentError),
+     ("5.1.1 user unknown, try again in 2 hours", DeferredError),
+     ("5.1.1 no such user, wait 5 seconds", PermanentError), ("try again later", PermanentError),
      ("5.3.4 above 35 M: reduce it and try again", PermanentError), ("5.7.1 try again with TLS", PermanentError),
      ("5.4.7 expired after a delay of 72 hours", PermanentError)],
 )  # fmt: skip
