@@ -19,10 +19,10 @@ _FOLDER = Path(__file__).parent / "static"
 _KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _INDEX, _FRAME = "index.html", "frame.html"
 _VERSION_LENGTH = 12
-_STYLE_SPACES = re.compile(rb"(:)\s+|\s*([{};,])\s*")
+_STYLE_SPACES = re.compile(rb"(:)\s+|\s*;?\s*(\})\s*|\s*([{;,])\s*")
 # htm itself drops the line ends beside tags and values
 _LINE_ENDS = re.compile(rb"([,;{(])\n|([>}])\n(?=<|\$\{)")
-_CODE_SPACES = re.compile(rb" (=>|===|!==|&&|\|\||\?\?) ")
+_CODE_SPACES = re.compile(rb" (=|=>|===|!==|&&|\|\||\?\?) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def _lean(name: str, content: bytes) -> bytes:
     lean = b"\n".join(line for line in lines if line and not line.startswith((b"//", b"/*", b"* ", b"*/")))
     if name.endswith(".js"):
         return _CODE_SPACES.sub(rb"\1", _LINE_ENDS.sub(lambda mark: mark[1] or mark[2], lean))
-    return _STYLE_SPACES.sub(lambda mark: mark[1] or mark[2], lean) if name.endswith(".css") else lean
+    return _STYLE_SPACES.sub(lambda mark: mark[1] or mark[2] or mark[3], lean) if name.endswith(".css") else lean
 
 
 def _complete(index: bytes, version: str, names: Mapping[str, bytes]) -> bytes:
