@@ -35,6 +35,13 @@ _FOCUS_AT_ONCE = """async (path) => {
 }"""
 
 
+_KNOWN = """async () => {
+  const live = document.querySelector("script[type=module]").src.replace("app", "core/live");
+  const { blasts } = (await import(live)).live.get();
+  return DONE;
+}"""
+
+
 @pytest.fixture
 def visit(browser: Browser, url: str) -> Iterator[Visit]:
     with visiting(browser, url, WIDE, ADMIN_KEY) as found:
@@ -107,6 +114,17 @@ def test_what_the_page_read_counts_before_older_events(visit: Visit, system: Sys
     hand.press("Cancel")
     hand.press("Cancel the blast")
     visit.page.wait_for_selector(".badge:has-text('cancelled')", timeout=20_000)
+    visit.check()
+
+
+def test_a_page_that_is_open_for_days_keeps_few_blasts(visit: Visit) -> None:
+    """It kept every blast that it heard of, and copied all for each: on a wall, the page stood still in the end."""
+    events = "".join(f'event: blast\ndata: {{"blastId": "b{place}"}}\n\n' for place in range(1000))
+    body = f"retry: 600000\n{events}"
+    visit.page.route("**/api/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    visit.open("/templates")
+    visit.page.wait_for_function(_KNOWN.replace("DONE", "blasts.has('b999')"))
+    assert visit.page.evaluate(_KNOWN.replace("DONE", "blasts.size")) <= 201
     visit.check()
 
 

@@ -97,4 +97,4 @@ def test_code_is_sent_without_the_line_ends_that_mean_nothing(tmp_path: Path) ->
     )
     (tmp_path / "app.js").write_text(code)
     sent = read_console_files(tmp_path).files["app.js"].plain
-    assert sent == b"const a = {b: (d)=>d&&1,};const c = html`<p>one\ntwo</p><p>${a}${a}</p>`\nf()"
+    assert sent == b"const a={b: (d)=>d&&1,};const c=html`<p>one\ntwo</p><p>${a}${a}</p>`\nf()"

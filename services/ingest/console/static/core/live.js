@@ -5,6 +5,7 @@ import { makeStore, useStore } from "./store.js";
 const HISTORY_S = 300;
 const LATE_S = 4;
 const SILENT_MS = 20000;
+const KEPT = 200;
 const empty = { open: false, redis: true, log: true, channels: null, blasts: new Map(), history: {} };
 
 export const live = makeStore(empty);
@@ -13,7 +14,8 @@ export const useLive = () => useStore(live);
 let source = null;
 let heardAt;
 
-const byId = (blasts, known) => new Map([...known, ...blasts.map((one) => [one.blastId, { ...one, heardAt: performance.now() }])]);
+/** Add blasts to those that are known; a page that is open for days forgets the oldest. */
+const byId = (blasts, known) => new Map([...[...known].slice(-KEPT), ...blasts.map((one) => [one.blastId, { ...one, heardAt: performance.now() }])]);
 
 /** Return what the stream said last if that is newer than what the page asked for at `sentAt`, else what it read. */
 export const newer = (streamed, read, sentAt) => (streamed?.heardAt > sentAt ? streamed : { ...streamed, ...read });
