@@ -184,6 +184,15 @@ def test_a_long_reference_hides_nothing(browser: Browser, url: str, system: Syst
             visit.check()
 
 
+def test_a_long_state_fits_on_the_narrowest_screen(browser: Browser, url: str, blast: str) -> None:
+    """At 320 pixels, which is 400 % zoom on a small screen, a state was cut off and its list scrolled sideways."""
+    with visiting(browser, url, Look(320, "light"), ADMIN_KEY) as visit:
+        visit.open("/blasts?state=completed_with_failures")
+        visit.page.wait_for_selector(f"tbody a[href$='{blast}']")
+        assert visit.page.evaluate(_CUT) == []
+        visit.check()
+
+
 def test_an_ended_session_leaves_what_was_written(browser: Browser, url: str) -> None:
     """Signing in again brought the page as it was stored, and a template that took an hour was lost."""
     with visiting(browser, url, NARROW, ADMIN_KEY) as visit:
