@@ -26,7 +26,7 @@ INVISIBLE = (
     " \t\r\n\u00a0\u00ad\u061c\u200b\u200c\u200d\u200e\u200f"
     "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
-# a spreadsheet's mark before a text, and what programs make of it; no number and no mailbox begins with one
+# a spreadsheet's mark before a text, and what programs make of it; numbers and mailboxes that exist begin with none
 TEXT_MARKS = "'\u2018\u2019`"
 # all that shows nothing: a text of these alone is no text
 BLANK = (
